@@ -62,7 +62,9 @@ def require(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         missing = (error.name or module).partition(".")[0]
-        raise MissingExtraError(f"{missing} is not installed; install it with: pip install 'deps-ofa[{extra}]'") from error
+        raise MissingExtraError(
+            f"{missing} is not installed; install it with: pip install 'deps-ofa[{extra}]'"
+        ) from error
 
 
 def run_command(name: str, run: Callable[[argparse.Namespace], Report | None], args: argparse.Namespace) -> int:
@@ -127,14 +129,22 @@ class Story:
         """Yield ``items`` with a progress bar on a terminal, and in silence elsewhere."""
         from tqdm import tqdm
 
-        yield from tqdm(items, desc=what, total=total, unit=unit, disable=not self.is_terminal, leave=False, file=sys.stderr)
+        yield from tqdm(
+            items, desc=what, total=total, unit=unit, disable=not self.is_terminal, leave=False, file=sys.stderr
+        )
 
     def bar(self, what: str, *, total: int, initial: int = 0, unit: str = "it") -> Any:
         """Return a tqdm bar that shows on a terminal only."""
         from tqdm import tqdm
 
         return tqdm(
-            desc=what, total=total, initial=initial, unit=unit, disable=not self.is_terminal, leave=False, file=sys.stderr
+            desc=what,
+            total=total,
+            initial=initial,
+            unit=unit,
+            disable=not self.is_terminal,
+            leave=False,
+            file=sys.stderr,
         )
 
 
@@ -144,7 +154,9 @@ def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
-        padded = [text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))]
+        padded = [
+            text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
+        ]
         return "  ".join(padded).rstrip()
 
     rule = "  ".join("-" * width for width in widths)

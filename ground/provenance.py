@@ -25,7 +25,9 @@ def commit() -> str | None:
     def git(*words: str) -> str:
         environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
         command = ["git", "-C", str(here), *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=environment).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True, env=environment
+        ).stdout.strip()
 
     try:
         # An installed wheel may lie inside somebody else's checkout, whose commit says nothing of us.

@@ -1,0 +1,86 @@
+"""BatchNorm statistics of one subnet, re-estimated with its weights fixed.
+
+Relies on the subnet being plain: statistics belong to it alone, and no other subnet is disturbed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deps.ground.errors import DataError
+
+
+class _Average:
+    """Running average of per-batch means and biased variances, weighted by batch size."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: Tensor | float = 0.0
+        self.var: Tensor | float = 0.0
+
+    def add(self, x_NCHW: Tensor) -> None:
+        images = x_NCHW.shape[0]
+        var, mean = torch.var_mean(x_NCHW, dim=(0, 2, 3), correction=0)
+        self.count += images
+        self.mean += (mean - self.mean) * (images / self.count)
+        self.var += (var - self.var) * (images / self.count)
+
+
+@contextlib.contextmanager
+def _observed(norms: list[nn.BatchNorm2d]) -> Iterator[dict[nn.BatchNorm2d, _Average]]:
+    """Make each layer normalise with the present batch's statistics and keep their average."""
+    averages = {norm: _Average() for norm in norms}
+
+    def replace(norm: nn.BatchNorm2d) -> None:
+        def forward(input: Tensor) -> Tensor:
+            averages[norm].add(input)
+            return F.batch_norm(input, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+
+        norm.forward = forward  # type: ignore[method-assign]
+
+    try:
+        for norm in norms:
+            replace(norm)
+        yield averages
+    finally:
+        for norm in norms:
+            norm.__dict__.pop("forward", None)
+
+
+@torch.no_grad()
+def recalibrate_bn(module: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Overwrite the running statistics of every BatchNorm of ``module``, in place.
+
+    Each batch is normalised with its own mean and biased variance; the statistics become the averages of these over
+    the batches, weighted by batch size (an average of variances, not a pooled variance). Weights are untouched.
+
+    Args:
+        module: a plain subnet.
+        batches: training images, each of shape (N, C, H, W), at the subnet's resolution.
+
+    Raises:
+        DataError: there was no batch.
+
+    Source: the recalibration of once-for-all and of BigNAS.
+    """
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    was_training = module.training
+    seen = 0
+    with _observed(norms) as averages:
+        module.eval()
+        for x_NCHW in batches:
+            module(x_NCHW)
+            seen += x_NCHW.shape[0]
+    module.train(was_training)
+    if seen == 0:
+        raise DataError("BatchNorm cannot be recalibrated without images; give at least one batch")
+    for norm, average in averages.items():
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        norm.running_mean.copy_(torch.as_tensor(average.mean))
+        norm.running_var.copy_(torch.as_tensor(average.var))
