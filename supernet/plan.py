@@ -307,6 +307,7 @@ def plan(space: SearchSpace, arch: ArchSpec) -> NetworkPlan:
     """
     arch.check(space)
     widths, size, channels = _Widths(arch), arch.resolution, space.in_channels
+    choices: tuple[int, ...] = (channels,)
 
     stem: list[Piece] = []
     for index, spec in enumerate(space.stem):
@@ -316,6 +317,8 @@ def plan(space: SearchSpace, arch: ArchSpec) -> NetworkPlan:
         piece = _stem_piece(spec, f"stem.{index}", channels, width, size)
         stem.append(piece)
         channels, size = width, _size_after(piece, size)
+        if not isinstance(spec, PoolSpec) and spec.widths:
+            choices = spec.widths
 
     stages = []
     for s, stage in enumerate(space.stages):
@@ -331,10 +334,13 @@ def plan(space: SearchSpace, arch: ArchSpec) -> NetworkPlan:
                 expand=arch.expands[position],
                 stride=stage.stride if i == 0 else 1,
                 size=size,
+                # Whether a shortcut has weights must not depend on the widths that one subnet happens to choose.
+                is_projected=i == 0 and (stage.stride != 1 or not choices == stage.widths == (width,)),
             )
             blocks.append(block)
             channels, size = width, _size_after(block, size)
         stages.append(tuple(blocks))
+        choices = stage.widths
 
     head: list[Piece] = []
     for index, head_spec in enumerate(space.head):
@@ -363,8 +369,12 @@ def block_plan(
     expand: float,
     stride: int,
     size: int,
+    is_projected: bool | None = None,
 ) -> InvertedPlan | BottleneckPlan:
-    """Return the plan of one block of ``stage`` on a feature map of ``size`` pixels."""
+    """Return the plan of one block of ``stage`` on a feature map of ``size`` pixels.
+
+    ``is_projected`` says whether a bottleneck's shortcut has a convolution; None means where its shape changes.
+    """
     middle = stage.middle(channels_in, channels_out, expand)
     act = stage.activation
 
@@ -375,20 +385,20 @@ def block_plan(
 
     after = feature_size(size, stride)
     if stage.block == "bottleneck":
-        changes_shape = stride != 1 or channels_in != channels_out
+        if is_projected is None:
+            is_projected = stride != 1 or channels_in != channels_out
         return BottleneckPlan(
             name=name,
             reduce=conv("reduce", channels_in, middle, 1, 1, 1, act, size),
             spatial=conv("spatial", middle, middle, kernel, stride, 1, act, size),
             restore=conv("restore", middle, channels_out, 1, 1, 1, None, after),
-            shortcut=conv("shortcut", channels_in, channels_out, 1, 1, 1, None, after) if changes_shape else None,
+            shortcut=conv("shortcut", channels_in, channels_out, 1, 1, 1, None, after) if is_projected else None,
             pool=stride,
             activation=act,
         )
     return InvertedPlan(
         name=name,
-        # A ratio of 1 means that there is nothing to expand: the depthwise convolution comes first.
-        expand=None if expand == 1 else conv("expand", channels_in, middle, 1, 1, 1, act, size),
+        expand=conv("expand", channels_in, middle, 1, 1, 1, act, size) if stage.has_expand else None,
         depthwise=conv("depthwise", middle, middle, kernel, stride, middle, act, size),
         squeeze=SqueezePlan(f"{name}.squeeze", middle, round_channels(middle // 4)) if stage.squeeze_excite else None,
         project=conv("project", middle, channels_out, 1, 1, 1, None, after),

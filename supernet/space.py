@@ -100,7 +100,10 @@ class StageSpec:
     """Choices of the kernel size of each block, ascending and odd."""
 
     expands: tuple[float, ...]
-    """Choices of the ratio of middle channels, to the input (inverted) or the output (bottleneck)."""
+    """Choices of the ratio of middle channels, to the input (inverted) or the output (bottleneck).
+
+    When 1 is the only choice of an inverted block, it begins with the depthwise convolution.
+    """
 
     stride: int = 1
     """Stride of the first block."""
@@ -127,8 +130,15 @@ class StageSpec:
 
     def middle(self, channels_in: int, channels_out: int, expand: float) -> int:
         """Return the channels between the first and the last convolution of a block."""
+        if not self.has_expand:
+            return channels_in
         base = channels_in if self.block == "inverted" else channels_out
         return round_channels(round(base * expand))
+
+    @property
+    def has_expand(self) -> bool:
+        """Whether a block begins with a 1 x 1 convolution; like all names of weights, the same for every subnet."""
+        return self.block == "bottleneck" or self.expands != (1,)
 
     @property
     def max_depth(self) -> int:
