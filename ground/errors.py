@@ -16,6 +16,7 @@
     ├── BundleError             a bundle that is incomplete, altered or unsafe
     ├── TargetError             an unknown or malformed target
     ├── EngineError             an engine that cannot be built or loaded here
+    ├── AddressError            an address that a server cannot listen on
     └── RequestError            a request to the server that cannot be answered
 
 Relies on nothing. ``assert`` is for what only we can break.
@@ -84,6 +85,10 @@ class TargetError(DepsError):
 
 class EngineError(DepsError):
     """An engine that cannot be built or loaded here."""
+
+
+class AddressError(DepsError):
+    """An address that a server cannot listen on."""
 
 
 class RequestError(DepsError):

@@ -165,6 +165,8 @@ def _configure(trt: Any, config: Any, settings: BuildSettings, runtime: TensorRT
     if settings.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
     if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") and hasattr(trt.BuilderFlag, "FP16"):
+        # TensorRT 8.6 keeps a profile for one context unless asked; from 10 on contexts share it anyway.
+        config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
         if settings.precision in ("fp16", "trt-int8"):
             config.set_flag(trt.BuilderFlag.FP16)
         if settings.precision == "trt-int8":

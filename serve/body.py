@@ -1,0 +1,66 @@
+"""Read a request's body within a limit, compressed or not.
+
+Relies on ASGI's stream of chunks; nothing is held in memory beyond the limit, before or after decompression.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator
+
+from deps.ground.units import format_bytes
+from deps.serve.refusals import RefusedError
+
+DEFAULT_MAX_BODY_BYTES = 32 * 2**20
+
+# gzip's own header, and the zlib header that HTTP means by "deflate".
+_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+
+
+def _too_large(max_bytes: int) -> RefusedError:
+    limit = format_bytes(max_bytes)
+    return RefusedError(f"the body is too large; expected at most {limit}; send fewer images at once", status=413)
+
+
+async def read_body(
+    chunks: AsyncIterator[bytes], *, max_bytes: int, content_length: str | None, content_encoding: str | None
+) -> bytes:
+    """Return the whole body, decompressed.
+
+    Args:
+        chunks: the body as it arrives.
+        max_bytes: limit for the body as it is sent, and for what it decompresses to.
+        content_length: the header of that name; a body that announces too much is not read at all.
+        content_encoding: the header of that name.
+
+    Raises:
+        RefusedError: too large (413), an unknown encoding (415), or damaged compression (400).
+    """
+    if content_length is not None and content_length.isdigit() and int(content_length) > max_bytes:
+        raise _too_large(max_bytes)
+    encoding = (content_encoding or "identity").strip().lower()
+    if encoding != "identity" and encoding not in _WINDOW_BITS:
+        raise RefusedError(
+            f"Content-Encoding is {encoding!r}; expected gzip, deflate or none; send the body uncompressed", status=415
+        )
+    pieces, size = [], 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        pieces.append(chunk)
+    body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return body if encoding == "identity" else _decompress(body, encoding, max_bytes)
+
+
+def _decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
+    machine = zlib.decompressobj(_WINDOW_BITS[encoding])
+    try:
+        plain = machine.decompress(body, max_bytes + 1)
+    except zlib.error as error:
+        raise RefusedError(f"the body is not {encoding} ({error}); expected what Content-Encoding says") from error
+    if len(plain) > max_bytes:
+        raise _too_large(max_bytes)
+    if not machine.eof or machine.unused_data:
+        raise RefusedError(f"the {encoding} body is cut short or has bytes after its end; expected exactly one stream")
+    return plain

@@ -1,0 +1,286 @@
+"""``deps-serve``: serve a bundle, classify pictures with it, build its engines, measure it.
+
+Relies on ``deps.ground.console`` for the manners of a command; everything heavy is imported after ``--help``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from deps.ground.console import Report, Story, add_common_flags, add_version_flag, run_command, text_table
+from deps.ground.errors import UnitError
+from deps.ground.units import parse_bytes
+
+if TYPE_CHECKING:
+    from deps.serve.ranking import RankedClass
+    from deps.serve.service import ServeOptions
+
+T = TypeVar("T")
+
+DEFAULT_PORT = 8000
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        return int(text)
+
+    return parse
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port; write 0 to 65535, 0 for a free one")
+    return int(text)
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except UnitError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, such as 1 or 0.5")
+    return value
+
+
+def _batches(text: str) -> list[int]:
+    return [_at_least(1)(part.strip()) for part in text.split(",")]
+
+
+def _add_bundle(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that deps-extract wrote")
+    parser.add_argument("--target", help="whose preferences count (default: the bundle's own)")
+    parser.add_argument("--targets", type=Path, metavar="FILE", help="TOML file with targets of your own")
+
+
+def _add_engine_choice(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--subnet", metavar="NAME", help="subnet to run (default: the bundle's first)")
+    parser.add_argument(
+        "--engine", choices=("auto", "onnxruntime", "tensorrt"), default="auto", help="what runs it (default: auto)"
+    )
+    parser.add_argument("--precision", metavar="P", help="insist on fp32, fp16, trt-int8 or cpu-int8")
+    parser.add_argument(
+        "--threads", type=_at_least(1), metavar="N", help="threads of ONNX Runtime (default: cores - 1)"
+    )
+    parser.add_argument(
+        "--max-batch", type=_at_least(1), metavar="N", help="most images at once (default: the target's)"
+    )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command."""
+    parser = argparse.ArgumentParser(
+        prog="deps-serve",
+        description="Serve a bundle over the Open Inference Protocol, or use it without a server.",
+        epilog="example: deps-serve bundles/digits --port 8000",
+        usage="deps-serve [-h] [--version] BUNDLE [options]\n       deps-serve {serve,run,build,bench} BUNDLE …",
+    )
+    add_version_flag(parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    serve = commands.add_parser(
+        "serve",
+        help="answer requests over HTTP (what deps-serve BUNDLE does)",
+        description="Answer requests over HTTP until told to stop.",
+        epilog="example: deps-serve bundles/digits --port 0",
+    )
+    _add_bundle(serve)
+    _add_engine_choice(serve)
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    serve.add_argument("--port", type=_port, default=DEFAULT_PORT, help=f"0 takes a free one (default: {DEFAULT_PORT})")
+    serve.add_argument("--max-body", type=_size, metavar="SIZE", help="largest request (default: 32MiB)")
+    serve.add_argument("--max-queue", type=_at_least(1), metavar="N", help="most images that may wait (default: 256)")
+    serve.set_defaults(run=_serve)
+
+    run = commands.add_parser(
+        "run",
+        help="classify pictures without a server",
+        description="Classify pictures without a server.",
+        epilog="example: deps-serve run bundles/digits seven.png --top 3",
+    )
+    _add_bundle(run)
+    run.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="JPEG or PNG file")
+    _add_engine_choice(run)
+    run.add_argument("--top", type=_at_least(1), default=5, metavar="K", help="classes to name (default: 5)")
+    run.set_defaults(run=_run)
+
+    build = commands.add_parser(
+        "build",
+        help="build TensorRT engines for this device",
+        description="Build the TensorRT engines that the bundle lacks on this device; what is there is kept.",
+        epilog="example: deps-serve build bundles/jetson",
+    )
+    _add_bundle(build)
+    build.add_argument("--subnet", action="append", metavar="NAME", help="subnet to build, repeatable (default: all)")
+    build.add_argument("--precision", action="append", metavar="P", help="precision, repeatable (default: the best)")
+    build.add_argument("--max-batch", type=_at_least(1), metavar="N", help="largest batch (default: the target's)")
+    build.add_argument(
+        "--level", type=int, choices=range(6), default=3, help="how long to look for kernels (default: 3)"
+    )
+    build.set_defaults(run=_build)
+
+    bench = commands.add_parser(
+        "bench",
+        help="measure latency and throughput on this device",
+        description="Measure latency and throughput of every file of the bundle that can run here.",
+        epilog="example: deps-serve bench bundles/digits --batches 1,8",
+    )
+    _add_bundle(bench)
+    bench.add_argument("--subnet", action="append", metavar="NAME", help="subnet to measure, repeatable (default: all)")
+    bench.add_argument(
+        "--batches", type=_batches, default=[1, 2, 4, 8], metavar="N,N", help="batch sizes (default: 1,2,4,8)"
+    )
+    bench.add_argument(
+        "--seconds", type=_seconds, default=1.0, metavar="S", help="time for each batch size (default: 1)"
+    )
+    bench.add_argument("--threads", type=_at_least(1), metavar="N", help="threads of ONNX Runtime (default: cores - 1)")
+    bench.set_defaults(run=_bench)
+
+    for command in commands.choices.values():
+        add_common_flags(command)
+    return parser
+
+
+def _options(args: argparse.Namespace) -> ServeOptions:
+    from deps.serve.runner import DEFAULT_QUEUE_IMAGES
+    from deps.serve.service import ServeOptions
+
+    return ServeOptions(
+        subnet=args.subnet,
+        target=args.target,
+        targets_file=args.targets,
+        backend=args.engine,
+        precision=args.precision,
+        num_threads=args.threads,
+        max_batch=args.max_batch,
+        max_queue_images=getattr(args, "max_queue", None) or DEFAULT_QUEUE_IMAGES,
+    )
+
+
+def _serve(args: argparse.Namespace) -> Report | None:
+    from deps.serve.body import DEFAULT_MAX_BODY_BYTES
+    from deps.serve.http import create_app
+    from deps.serve.server import is_loopback, listen, run_server, url_of
+    from deps.serve.service import Service
+
+    story = Story.from_args(args)
+    bound = listen(args.host, args.port)
+    with bound:
+        service = Service.open(args.bundle, _options(args))
+        if not is_loopback(args.host):
+            story.warn(f"anyone who reaches {args.host} can use this server; expected 127.0.0.1 unless it is fenced in")
+        story.say(f"{service.manifest.name}, subnet {service.by.subnet}, on {service.choice}")
+        story.say(f"serving at {url_of(bound)}/v2/models/{service.manifest.name} (Ctrl-C stops)")
+        run_server(create_app(service, max_body_bytes=args.max_body or DEFAULT_MAX_BODY_BYTES), service, bound)
+        story.say("stopped; every accepted request was answered")
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """The best classes of each picture, and what computed them."""
+
+    model: str
+    subnet: str
+    precision: str
+    engine: str
+    images: list[tuple[str, list[RankedClass]]]
+
+    def to_text(self) -> str:
+        """Return a table a picture."""
+        blocks = []
+        for name, classes in self.images:
+            rows = [(entry.label, f"{100 * entry.score:.1f} %") for entry in classes]
+            blocks.append(text_table((name, "score"), rows))
+        return "\n\n".join(blocks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        images = [{"image": name, "classes": [entry.to_dict() for entry in classes]} for name, classes in self.images]
+        facts = {"model": self.model, "subnet": self.subnet, "precision": self.precision, "engine": self.engine}
+        return {**facts, "images": images}
+
+
+def _run(args: argparse.Namespace) -> Report:
+    from deps.serve.bundle import read_bundle
+    from deps.serve.ranking import top_classes
+    from deps.serve.service import classify_files, open_engine_of
+
+    bundle = read_bundle(args.bundle)
+    choice, engine = open_engine_of(bundle, _options(args))
+    Story.from_args(args).say(f"{bundle.manifest.name}, subnet {engine.subnet}, on {choice}")
+    logits_NV = classify_files(bundle, engine, args.images)
+    ranked = [top_classes(logits_V, bundle.manifest.labels, args.top) for logits_V in logits_NV]
+    engine.close()
+    return RunReport(
+        bundle.manifest.name,
+        engine.subnet,
+        engine.precision,
+        engine.name,
+        list(zip(map(str, args.images), ranked, strict=True)),
+    )
+
+
+def _build(args: argparse.Namespace) -> Report:
+    from deps.serve.build import build_bundle
+    from deps.serve.bundle import read_bundle
+    from deps.serve.targets import get_target
+
+    bundle = read_bundle(args.bundle)
+    return build_bundle(
+        bundle,
+        get_target(args.target or bundle.manifest.target, args.targets),
+        Story.from_args(args),
+        subnets=[bundle.manifest.subnet(name) for name in args.subnet or ()],
+        precisions=args.precision,
+        max_batch=args.max_batch,
+        optimization_level=args.level,
+    )
+
+
+def _bench(args: argparse.Namespace) -> Report:
+    from deps.serve.bench import bench_bundle
+    from deps.serve.bundle import read_bundle
+    from deps.serve.targets import get_target
+
+    bundle = read_bundle(args.bundle)
+    names = args.subnet or [subnet.name for subnet in bundle.manifest.subnets]
+    return bench_bundle(
+        bundle,
+        get_target(args.target or bundle.manifest.target, args.targets),
+        Story.from_args(args),
+        subnets=[bundle.manifest.subnet(name) for name in names],
+        batches=args.batches,
+        seconds=args.seconds,
+        num_threads=args.threads,
+    )
+
+
+COMMANDS = ("serve", "run", "build", "bench")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code; a first word that is no command is a bundle to serve."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] not in (*COMMANDS, "-h", "--help", "--version"):
+        words.insert(0, "serve")
+    args = build_parser().parse_args(words)
+    return run_command("deps-serve", args.run, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

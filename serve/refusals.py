@@ -1,0 +1,20 @@
+"""Refusals: requests that are not answered, each with the HTTP status that says why.
+
+Relies on nothing of the web: the protocol, the runner and the pictures refuse, and ``http.py`` only passes it on.
+"""
+
+from __future__ import annotations
+
+from deps.ground.errors import RequestError
+
+
+class RefusedError(RequestError):
+    """A request that is refused; 400 unless something else fits better."""
+
+    def __init__(self, message: str, *, status: int = 400, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        """HTTP status."""
+
+        self.retry_after_s = retry_after_s
+        """Whole seconds after which trying again makes sense; None when it does not."""

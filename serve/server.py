@@ -1,0 +1,95 @@
+"""Listen on an address and serve until told to stop: SIGTERM and Ctrl-C let every accepted request be answered.
+
+Relies on uvicorn for HTTP, with httptools and uvloop where they are installed.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+from starlette.applications import Starlette
+
+from deps.ground.errors import AddressError
+from deps.serve.service import Service
+
+# Longest wait for requests under way once the server was told to stop.
+DRAIN_S = 30
+BACKLOG = 2048
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach a server on that host."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound to an address; port 0 takes a free one.
+
+    Raises:
+        AddressError: the port is taken or forbidden, or the host is not of this machine.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        bound = socket.socket(family, kind, protocol)
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise AddressError(
+            f"{host!r} port {port} is no address ({error}); expected one of this machine; try --host 127.0.0.1"
+        ) from error
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(BACKLOG)
+    except OSError as error:
+        bound.close()
+        reason = error.strerror or error
+        raise AddressError(
+            f"cannot listen on {host} port {port}: {reason}; expected a free address of this machine; try --port 0"
+        ) from error
+    return bound
+
+
+def url_of(bound: socket.socket) -> str:
+    """Return the address of a bound socket as people type it."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if bound.family == socket.AF_INET6 else f"http://{host}:{port}"
+
+
+class _DrainingServer(uvicorn.Server):
+    """Turns readiness off the moment a signal arrives, before anything closes."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._service.begin_drain()
+        super().handle_exit(sig, frame)
+
+
+def run_server(app: Starlette, service: Service, bound: socket.socket) -> None:
+    """Serve until SIGTERM, which ends this function, or Ctrl-C, which also raises.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, after every accepted request was answered.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=DRAIN_S, server_header=False
+    )
+    # uvicorn raises the signal again once it is done; a SIGTERM that was obeyed is a success and no reason to die of.
+    previous = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        _DrainingServer(config, service).run(sockets=[bound])
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,175 @@
+"""A bundle being served: its manifest, the engine that was chosen for it, and the thread that runs the engine.
+
+Relies on ``choose.py`` and ``runner.py``; knows requests and answers, and nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deps.ground.errors import FileError
+from deps.serve.bundle import Bundle, read_bundle
+from deps.serve.choose import BackendOption, Choice, load_engine
+from deps.serve.engines.base import Engine, FloatArray, infer_in_parts
+from deps.serve.images import image_from_bytes
+from deps.serve.protocol import MODEL_VERSION, AnsweredBy, InferAnswer, encode_infer, parse_infer
+from deps.serve.ranking import top_classes
+from deps.serve.refusals import RefusedError
+from deps.serve.runner import DEFAULT_QUEUE_IMAGES, Runner
+from deps.serve.targets import get_target
+
+# Above this, parsing takes long enough that other requests should not wait for it.
+PARSE_ASIDE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeOptions:
+    """What a user may decide about how a bundle is run."""
+
+    subnet: str | None = None
+    """Name of the subnet; None takes the bundle's first."""
+
+    target: str | None = None
+    """Name of the target whose preferences count; None takes the bundle's own."""
+
+    targets_file: Path | None = None
+    """TOML file of the user's own targets."""
+
+    backend: BackendOption = "auto"
+    """What shall run it."""
+
+    precision: str | None = None
+    """Insists on one precision."""
+
+    num_threads: int | None = None
+    """Threads of ONNX Runtime; None leaves one core for the server."""
+
+    max_batch: int | None = None
+    """Most images at once on the processor; None takes the target's."""
+
+    max_queue_images: int = DEFAULT_QUEUE_IMAGES
+    """Most images that may wait."""
+
+
+class Service:
+    """One served model."""
+
+    def __init__(self, bundle: Bundle, choice: Choice, engine: Engine, *, max_queue_images: int) -> None:
+        self.bundle = bundle
+        self.manifest = bundle.manifest
+        self.choice = choice
+        self.by = AnsweredBy(subnet=engine.subnet, precision=engine.precision, engine=engine.name)
+        self._is_draining = False
+        self._runner = Runner(engine, max_queue_images=max_queue_images)
+
+    @classmethod
+    def open(cls, path: Path | str, options: ServeOptions | None = None) -> Service:
+        """Open a bundle, choose an engine, load it, and run blank images so that the first request is fast.
+
+        Raises:
+            BundleError: the bundle is incomplete, altered or unsafe.
+            TargetError: the target is unknown here.
+            EngineError: nothing here can run it.
+        """
+        options = options or ServeOptions()
+        bundle = read_bundle(path)
+        choice, engine = open_engine_of(bundle, options)
+        service = cls(bundle, choice, engine, max_queue_images=options.max_queue_images)
+        service._warm_up(engine.warm_up_batches)
+        return service
+
+    def _warm_up(self, sizes: tuple[int, ...]) -> None:
+        for size in sizes:
+            blank_NCHW = np.zeros((size, *self.manifest.input.shape), dtype=np.float32)
+            self._runner.submit(blank_NCHW).result()  # on the engine's own thread, which owns what is made there
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests should be sent here."""
+        return self._runner.is_accepting and not self._is_draining
+
+    def begin_drain(self) -> None:
+        """Say that no more requests should come; those that come all the same are still answered."""
+        self._is_draining = True
+
+    def close(self) -> None:
+        """Answer what waits, then give the engine back."""
+        self.begin_drain()
+        self._runner.close()
+
+    async def infer(self, body: bytes, header_length: str | None) -> InferAnswer:
+        """Answer one request of the protocol.
+
+        Raises:
+            RefusedError: malformed, too large, late, or too much waits already.
+            EngineError: the engine failed.
+        """
+        if len(body) > PARSE_ASIDE_BYTES and header_length is None:
+            request = await asyncio.to_thread(parse_infer, body, None, self.manifest)
+        else:
+            request = parse_infer(body, header_length, self.manifest)
+        waiting = self._runner.submit(request.images, timeout_s=request.timeout_s)
+        logits_NV = await asyncio.wrap_future(waiting)
+        return encode_infer(request, logits_NV, self.manifest, self.by)
+
+    async def classify(self, content: bytes, count: int) -> dict[str, Any]:
+        """Name the best classes of one JPEG or PNG.
+
+        Raises:
+            RefusedError: no such picture, or too much waits already.
+            EngineError: the engine failed.
+        """
+        image_CHW = await asyncio.to_thread(image_from_bytes, content, self.manifest.input)
+        logits_NV = await asyncio.wrap_future(self._runner.submit(image_CHW[None]))
+        return {
+            "model_name": self.manifest.name,
+            "model_version": MODEL_VERSION,
+            "parameters": self.by.parameters(),
+            "classes": [entry.to_dict() for entry in top_classes(logits_NV[0], self.manifest.labels, count)],
+        }
+
+
+def open_engine_of(bundle: Bundle, options: ServeOptions) -> tuple[Choice, Engine]:
+    """Choose and load an engine as the options want it.
+
+    Raises:
+        BundleError: no such subnet, or an altered file.
+        TargetError: the target is unknown here.
+        EngineError: nothing here can run it.
+    """
+    manifest = bundle.manifest
+    target = get_target(options.target or manifest.target, options.targets_file)
+    subnet = manifest.default_subnet if options.subnet is None else manifest.subnet(options.subnet)
+    return load_engine(
+        bundle,
+        target,
+        subnet,
+        backend=options.backend,
+        precision=options.precision,
+        max_batch=options.max_batch,
+        num_threads=options.num_threads,
+    )
+
+
+def classify_files(bundle: Bundle, engine: Engine, paths: list[Path]) -> FloatArray:
+    """Return the logits, shape (N, V), of pictures on disk, without a server.
+
+    Raises:
+        FileError: a picture cannot be read from the disk.
+        RefusedError: a file is no picture; the message names it.
+    """
+    images = []
+    for path in paths:
+        try:
+            images.append(image_from_bytes(path.read_bytes(), bundle.manifest.input))
+        except OSError as error:
+            reason = error.strerror or error
+            raise FileError(f"{path} cannot be read: {reason}; expected a JPEG or PNG file; check the path") from error
+        except RefusedError as error:
+            raise RefusedError(f"{path}: {error}", status=error.status) from error
+    return infer_in_parts(engine, np.stack(images))
