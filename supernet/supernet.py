@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from deps.ground.errors import CheckpointError
 from deps.supernet.arch import ArchSpec
-from deps.supernet.network import Network, skeleton, weightless_network
+from deps.supernet.network import Network, skeleton, with_weights
 from deps.supernet.plan import InvertedPlan, parameter_shapes, plan
 from deps.supernet.slicing import matrix_name, slice_weights
 from deps.supernet.sorting import channel_orders, reorder
@@ -106,16 +106,11 @@ class Supernet:
         Raises:
             ArchError: ``arch`` is not of this space.
         """
-        module = weightless_network(self.space, arch)
-        with torch.no_grad():
-            weights = {
-                name: w.detach().clone(memory_format=torch.contiguous_format)
-                for name, w in slice_weights(self.space, self.tensors, arch).items()
-            }
-        module.load_state_dict(weights, assign=True)
-        for parameter in module.parameters():
-            parameter.requires_grad_(True)
-        return module.eval()
+        weights = {
+            name: weight.detach().clone(memory_format=torch.contiguous_format)
+            for name, weight in slice_weights(self.space, self.tensors, arch).items()
+        }
+        return with_weights(_evaluation_skeleton(self.space, arch), weights)
 
     def forward(self, x_NCHW: Tensor, arch: ArchSpec) -> Tensor:
         """Return the logits of one subnet, shape (N, classes), with the sliced statistics; differentiable.
@@ -205,5 +200,5 @@ def _initial(name: str, shape: tuple[int, ...], generator: torch.Generator) -> T
 
 
 @functools.lru_cache(maxsize=64)
-def _evaluation_skeleton(space: SearchSpace, arch: ArchSpec) -> nn.Module:
+def _evaluation_skeleton(space: SearchSpace, arch: ArchSpec) -> Network:
     return skeleton(space, arch, is_training=False)
