@@ -103,28 +103,19 @@ class ArchSpec:
         Raises:
             ArchError: a list of the wrong length, or a choice the space does not have.
         """
-        if not _counts_beyond(space):
-            if isinstance(d, Sequence) and len(d) == len(space.stages):
-                d = [stage.depths[0] if len(stage.depths) == 1 else v for stage, v in zip(space.stages, d, strict=True)]
-            elif isinstance(d, int):
-                d = [stage.depths[0] if len(stage.depths) == 1 else d for stage in space.stages]
-            return cls.create(space, kernels=ks, expands=e, depths=d, widths=w, resolution=resolution)
-
-        bases = [choices[0] for choices in space.depth_choices]
-        offsets = _ofa_list(space, "d", d, len(bases), default=2)
-        if space.has_elastic_stem and offsets[0] not in (0, 2):
-            raise ArchError(f"d[0] is {offsets[0]} in {space.name}; choices: 0, 2")
-        depths = [
-            base + (offset // 2 if space.has_elastic_stem and position == 0 else offset)
-            for position, (base, offset) in enumerate(zip(bases, offsets, strict=True))
-        ]
-        tables = _ofa_width_tables(space)
-        indices = _ofa_list(space, "w", w, len(tables), default=2)
-        for position, index in enumerate(indices):
-            if index not in range(len(tables[position])):
-                raise ArchError(f"w[{position}] is {index} in {space.name}; choices: 0, 1, 2 (indices)")
-        widths = [table[index] for table, index in zip(tables, indices, strict=True)]
-        return cls.create(space, kernels=ks, expands=e, depths=depths, widths=widths, resolution=resolution)
+        if _counts_beyond(space):
+            return cls.create(
+                space,
+                kernels=ks,
+                expands=e,
+                depths=_translate(space, "d", d, _ofa_depths(space)),
+                widths=_translate(space, "w", w, _ofa_widths(space)),
+                resolution=resolution,
+            )
+        depths = [d] * len(space.depth_choices) if isinstance(d, int) else d
+        if isinstance(depths, Sequence) and len(depths) == len(space.depth_choices):
+            depths = [c[0] if len(c) == 1 else v for c, v in zip(space.depth_choices, depths, strict=True)]
+        return cls.create(space, kernels=ks, expands=e, depths=depths, widths=w, resolution=resolution)
 
     def to_ofa(self, space: SearchSpace) -> dict[str, Any]:
         """Return the ``ks, e, d, w`` lists and the resolution; a left-out block gets its stage's smallest choice."""
@@ -137,11 +128,16 @@ class ArchSpec:
             "r": self.resolution,
         }
         if _counts_beyond(space):
-            offsets = [d - choices[0] for d, choices in zip(self.depths, space.depth_choices, strict=True)]
-            if space.has_elastic_stem:
-                offsets[0] *= 2
-            tables = _ofa_width_tables(space)
-            lists.update(ks=None, d=offsets, w=[t.index(w) for t, w in zip(tables, self.widths, strict=True)])
+            for name, values, tables in (
+                ("d", self.depths, _ofa_depths(space)),
+                ("w", self.widths, _ofa_widths(space)),
+            ):
+                lists[name] = [
+                    next(written for written, meant in table.items() if meant == value)
+                    for value, table in zip(values, tables, strict=True)
+                ]
+            if all(stage.block == "bottleneck" for stage in space.stages):
+                lists["ks"] = None
         return lists
 
     def to_dict(self) -> dict[str, Any]:
@@ -159,6 +155,8 @@ class ArchSpec:
         if not isinstance(value, dict) or set(value) != expected:
             found = sorted(value) if isinstance(value, dict) else type(value).__name__
             raise ArchError(f"an architecture has the fields {sorted(expected)}; found {found}")
+        if None in value.values():
+            raise ArchError(f"a field of an architecture is empty; found {value}")
         return cls.create(space, **value)
 
     @classmethod
@@ -225,6 +223,8 @@ def _choose(
     is_active: Sequence[bool] | None = None,
 ) -> tuple[Any, ...]:
     """Return one choice per position, 0 where inactive; complain with the axis and its choices."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()  # an array, or a number out of one
     if value is None:
         values: Sequence[Any] = [options[-1] for options in choices]
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -253,19 +253,30 @@ def _counts_beyond(space: SearchSpace) -> bool:
     return any(stage.block == "bottleneck" for stage in space.stages)
 
 
-def _ofa_width_tables(space: SearchSpace) -> list[tuple[int, ...]]:
-    """Return, for each width position, the width that each of the three indices means.
+def _ofa_depths(space: SearchSpace) -> list[dict[int, int]]:
+    """Return, for each depth position, what once-for-all writes and the depth it means."""
+    tables = [{depth - choices[0]: depth for depth in choices} for choices in space.depth_choices]
+    if space.has_elastic_stem:
+        # The stem's one optional layer is written like two blocks.
+        without, with_layer = space.depth_choices[0]
+        tables[0] = {0: without, 2: with_layer}
+    return tables
 
-    Two multipliers may give the same width (24, 24, 32 in the stem), which our spaces list once.
+
+def _ofa_widths(space: SearchSpace) -> list[dict[int, int]]:
+    """Return, for each width position, the index that once-for-all writes and the width it means.
+
+    An index stands for a multiplier. Two multipliers may give the same width (24, 24, 32 in the stem of ResNet-50),
+    which our spaces list once; rounding to eight does that to the smallest ones.
     """
-    return [choices if len(choices) == 3 else (choices[0], *choices) for choices in space.width_choices]
+    count = max((len(choices) for choices in space.width_choices), default=0)
+    return [
+        {index: choices[max(0, index - (count - len(choices)))] for index in range(count)}
+        for choices in space.width_choices
+    ]
 
 
-def _ofa_list(space: SearchSpace, name: str, value: Any, length: int, *, default: int) -> list[int]:
-    if value is None:
-        return [default] * length
-    if isinstance(value, int):
-        return [value] * length
-    if len(value) != length:
-        raise ArchError(f"{name} has {len(value)} entries; {space.name} expects {length}")
-    return list(value)
+def _translate(space: SearchSpace, name: str, value: Any, tables: list[dict[int, int]]) -> list[int]:
+    """Return what the entries of a once-for-all list mean."""
+    written = _choose(space, name, value, [tuple(table) for table in tables])
+    return [table[entry] for table, entry in zip(tables, written, strict=True)]

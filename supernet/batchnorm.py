@@ -23,9 +23,7 @@ class _Average:
         self.mean: Tensor | float = 0.0
         self.var: Tensor | float = 0.0
 
-    def add(self, x_NCHW: Tensor) -> None:
-        images = x_NCHW.shape[0]
-        var, mean = torch.var_mean(x_NCHW, dim=(0, 2, 3), correction=0)
+    def add(self, images: int, mean: Tensor, var: Tensor) -> None:
         self.count += images
         self.mean += (mean - self.mean) * (images / self.count)
         self.var += (var - self.var) * (images / self.count)
@@ -38,8 +36,12 @@ def _observed(norms: list[nn.BatchNorm2d]) -> Iterator[dict[nn.BatchNorm2d, _Ave
 
     def replace(norm: nn.BatchNorm2d) -> None:
         def forward(input: Tensor) -> Tensor:
-            averages[norm].add(input)
-            return F.batch_norm(input, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+            # Half precision could neither hold a large variance nor add up small differences.
+            x_NCHW = input.to(torch.promote_types(input.dtype, torch.float32))
+            var, mean = torch.var_mean(x_NCHW, dim=(0, 2, 3), correction=0)
+            averages[norm].add(input.shape[0], mean, var)
+            kept = norm.running_mean
+            return F.batch_norm(input, mean.to(kept), var.to(kept), norm.weight, norm.bias, eps=norm.eps)
 
         norm.forward = forward  # type: ignore[method-assign]
 
@@ -68,15 +70,18 @@ def recalibrate_bn(module: nn.Module, batches: Iterable[Tensor]) -> None:
 
     Source: the recalibration of once-for-all and of BigNAS.
     """
-    norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d) and layer.track_running_stats]
     was_training = module.training
     seen = 0
-    with _observed(norms) as averages:
+    try:
+        # Everything but BatchNorm does what it does when the subnet is used: no dropout.
         module.eval()
-        for x_NCHW in batches:
-            module(x_NCHW)
-            seen += x_NCHW.shape[0]
-    module.train(was_training)
+        with _observed(norms) as averages:
+            for x_NCHW in batches:
+                module(x_NCHW)
+                seen += x_NCHW.shape[0]
+    finally:
+        module.train(was_training)
     if seen == 0:
         raise DataError("BatchNorm cannot be recalibrated without images; give at least one batch")
     for norm, average in averages.items():

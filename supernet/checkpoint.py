@@ -1,10 +1,11 @@
 """Supernets on disk: ``supernet.safetensors`` for the weights, ``supernet.json`` for the space and the provenance.
 
-Relies on safetensors, so reading weights never executes code.
+Relies on safetensors, so reading weights never executes code; the same holds for the published files it can read.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,16 +71,24 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load(path: Path, *, space: SearchSpace | None) -> Supernet:
-    """Return the supernet in a folder that ``save`` wrote.
+    """Return the supernet in a folder that ``save`` wrote, or in a published once-for-all file.
+
+    The number of classes is the file's; everything else must be as ``space`` says.
 
     Raises:
         CheckpointError: the weights are not those of ``space``.
         FileError: a file is missing, altered or damaged.
     """
+    if not path.exists():
+        raise FileError(f"{path} does not exist; expected a folder that holds {DESCRIPTION}, or a published .pth file")
+    return _load_folder(path, space) if path.is_dir() else _load_published(path, space)
+
+
+def _load_folder(path: Path, space: SearchSpace | None) -> Supernet:
     from deps.supernet.supernet import Supernet
 
-    if not path.is_dir():
-        raise FileError(f"{path} is not a folder that holds a supernet; expected {DESCRIPTION} and {WEIGHTS} in it")
+    if not (path / DESCRIPTION).exists():
+        raise FileError(f"{path} holds no supernet; expected {DESCRIPTION} and {WEIGHTS} in it")
     description = read_json(path / DESCRIPTION, schema_version=SCHEMA_VERSION)
     weights = path / WEIGHTS
     try:
@@ -90,8 +99,22 @@ def load(path: Path, *, space: SearchSpace | None) -> Supernet:
         raise FileError(f"{path / DESCRIPTION} is damaged: {error} is missing") from error
     except DepsError as error:
         raise FileError(f"{path / DESCRIPTION} is damaged: {error}") from error
-    if space is not None and space != stored:
-        raise CheckpointError(f"{path} holds a supernet of {stored.name}, not of {space.name}")
+    if space is not None and dataclasses.replace(space, num_classes=stored.num_classes) != stored:
+        detail = "" if space.name != stored.name else ", whose definition has changed since"
+        raise CheckpointError(f"{path} holds a supernet of {stored.name}{detail}, not of {space.name}")
     if weights.exists() and sha256_of(weights) != digest:
         raise FileError(f"{weights} is damaged or was replaced: its SHA-256 is not the one in {DESCRIPTION}")
     return Supernet(stored, load_tensors(weights), provenance=origin)
+
+
+def _load_published(path: Path, space: SearchSpace | None) -> Supernet:
+    from deps.supernet.published import supernet_from_published
+    from deps.supernet.torch_file import read_state_dict
+
+    state = read_state_dict(path)
+    try:
+        supernet = supernet_from_published(state, space=space)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    supernet.provenance = {"published": {"file": path.name, "sha256": sha256_of(path)}}
+    return supernet

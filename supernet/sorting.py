@@ -48,6 +48,8 @@ def channel_orders(space: SearchSpace, tensors: Mapping[str, Tensor], *, rings: 
         for block in stage:
             channels_in = next(block.convolutions()).channels_in
             supported = [spec.middle(channels_in, spec.widths[-1], expand) for expand in spec.expands]
+            if isinstance(block, InvertedPlan) and block.expand is None:
+                continue  # its middle channels are those that come in, and other blocks rely on their order
             if isinstance(block, InvertedPlan):
                 yield from _inverted_orders(block, tensors, supported, rings)
             else:
@@ -57,9 +59,8 @@ def channel_orders(space: SearchSpace, tensors: Mapping[str, Tensor], *, rings: 
 def _inverted_orders(
     block: InvertedPlan, tensors: Mapping[str, Tensor], supported: list[int], rings: int
 ) -> Iterator[ChannelOrder]:
-    places = [(f"{block.project.name}.conv.weight", 1), *_outputs(block.depthwise)]
-    if block.expand:
-        places += _outputs(block.expand)
+    assert block.expand is not None
+    places = [(f"{block.project.name}.conv.weight", 1), *_outputs(block.depthwise), *_outputs(block.expand)]
     if block.squeeze:
         squeeze = block.squeeze.name
         places += [(f"{squeeze}.expand.weight", 0), (f"{squeeze}.expand.bias", 0), (f"{squeeze}.reduce.weight", 1)]
@@ -100,7 +101,8 @@ def sorted_within_rings(importance: Tensor, supported: list[int], rings: int) ->
     """Return the order of channels by descending importance, sorted only within rings.
 
     The channels beyond each of the ``rings`` next-smaller supported widths form a ring that stays behind the ones
-    before it, so that a width which was already trained keeps the channels it had.
+    before it, so that a width which was already trained keeps the channels it had. The hidden units of a
+    squeeze-excite are kept in the same way, because a narrow subnet uses the first of them only.
 
     Args:
         importance: one number a channel, shape (channels,).

@@ -17,13 +17,12 @@ def digits() -> SearchSpace:
             StageSpec(widths=(16,), depths=(1,), expands=(1,), activation="relu"),
         ),
         stages=(
-            StageSpec(widths=(24,), depths=(1, 2), kernels=(3, 5), expands=(2, 3, 4), activation="relu"),
+            StageSpec(widths=(24,), depths=(1, 2), kernels=(3, 5), expands=(2, 3, 4), stride=2, activation="relu"),
             StageSpec(
                 widths=(32,),
-                depths=(1, 2, 3),
+                depths=(1, 2),
                 kernels=(3, 5),
                 expands=(2, 3, 4),
-                stride=2,
                 activation="hswish",
                 squeeze_excite=True,
             ),
