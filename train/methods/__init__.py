@@ -1,0 +1,17 @@
+"""Training methods, one small module each; all share one loop, one data path and one optimizer."""
+
+from __future__ import annotations
+
+from deps.supernet.space import SearchSpace
+from deps.train.methods.base import Method, Share, StepPlan
+from deps.train.methods.bignas import BigNAS
+from deps.train.methods.deps import Deps
+from deps.train.recipe import Recipe
+
+__all__ = ["Method", "Share", "StepPlan", "method_of"]
+
+
+def method_of(space: SearchSpace, recipe: Recipe, steps_per_epoch: int) -> Method:
+    """Return the method that the recipe names."""
+    methods: dict[str, type[Deps] | type[BigNAS]] = {"deps": Deps, "bignas": BigNAS}
+    return methods[recipe.method](space, recipe, steps_per_epoch)

@@ -1,0 +1,106 @@
+"""Training state on disk: one safetensors file a checkpoint, written whole, the newest readable one wins.
+
+Relies on all randomness being a function of (seed, step): weights, momentum and the step are the whole state.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from deps.ground.console import Story
+from deps.ground.errors import FileError, RunError
+from deps.supernet.checkpoint import load_tensors, save_tensors
+
+SCHEMA_VERSION = 1
+FOLDER = "checkpoints"
+KEEP = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """Where a training stands, beside its tensors."""
+
+    step: int
+    """Steps done."""
+
+    seconds: float
+    """Time spent training so far."""
+
+    metrics_bytes: int
+    """Length of ``metrics.jsonl`` at this moment; what was written later belongs to steps that will be done again."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    """Sums over the steps of the epoch that is under way."""
+
+
+def save_checkpoint(folder: Path, tensors: dict[str, Tensor], momentum: dict[str, Tensor], progress: Progress) -> None:
+    """Write a checkpoint and remove all but the newest few.
+
+    Raises:
+        FileError: the disk is full, or the place cannot be written.
+    """
+    stored = {f"weights/{name}": t.detach().cpu().contiguous() for name, t in tensors.items()}
+    stored |= {f"momentum/{name}": t.detach().cpu().contiguous() for name, t in momentum.items()}
+    metadata = {"schema_version": str(SCHEMA_VERSION), "progress": json.dumps(asdict(progress))}
+    save_tensors(folder / FOLDER / f"step-{progress.step:08d}.safetensors", stored, metadata)
+    for old in _checkpoints(folder)[KEEP:]:
+        old.unlink(missing_ok=True)
+
+
+def load_newest(folder: Path, story: Story) -> tuple[dict[str, Tensor], dict[str, Tensor], Progress] | None:
+    """Return weights, momentum and progress of the newest readable checkpoint; None where there is none.
+
+    A damaged checkpoint is said and passed over for the one before it.
+
+    Raises:
+        RunError: there are checkpoints, but none can be read.
+    """
+    paths = _checkpoints(folder)
+    for path in paths:
+        try:
+            progress = _read_progress(path)
+            tensors = load_tensors(path)
+        except FileError as error:
+            story.warn(f"{error}; falling back to the checkpoint before it")
+            continue
+        parts: dict[str, dict[str, Tensor]] = {"weights": {}, "momentum": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition("/")
+            parts[part][rest] = tensor
+        return parts["weights"], parts["momentum"], progress
+    if paths:
+        raise RunError(f"no checkpoint in {folder / FOLDER} can be read; start anew with --overwrite")
+    return None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints, newest first."""
+    return sorted((folder / FOLDER).glob("step-*.safetensors"), reverse=True)
+
+
+def _read_progress(path: Path) -> Progress:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+        if metadata.get("schema_version") != str(SCHEMA_VERSION):
+            raise FileError(
+                f"{path} has schema_version {metadata.get('schema_version')}; this deps reads {SCHEMA_VERSION}"
+            )
+        fields: dict[str, Any] = json.loads(metadata["progress"])
+        return Progress(**fields)
+    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise FileError(f"{path} is damaged: {error}") from error
+
+
+def restore(into: dict[str, Tensor], stored: dict[str, Tensor]) -> None:
+    """Copy stored tensors into live ones of the same names, in place."""
+    with torch.no_grad():
+        for name, tensor in into.items():
+            tensor.copy_(stored[name])

@@ -1,0 +1,198 @@
+"""A recipe: every setting of one training run, in one frozen value that is saved beside its results.
+
+Relies on nothing that computes, so it can be built, shown and compared anywhere.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import math
+import typing
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+from deps.ground.errors import RecipeError, SpaceError
+from deps.supernet.spaces import get_space
+
+MethodName = Literal["deps", "bignas"]
+METHODS: tuple[str, ...] = typing.get_args(MethodName)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """All settings of one training run."""
+
+    name: str
+    """What users call it."""
+
+    dataset: str
+    """Name of the images, see ``deps.train.data``."""
+
+    space: str
+    """Name of the search space."""
+
+    method: MethodName = "deps"
+    """Training method: deps (delayed shrinking), or bignas (the sandwich from the first step)."""
+
+    epochs: int
+    """Passes over the training images."""
+
+    batch_size: int
+    """Images a step."""
+
+    lr: float
+    """Learning rate at the first step; it falls to 0 along a cosine."""
+
+    lr_warmup: float = 0.0
+    """Epochs in which the learning rate rises linearly to its cosine."""
+
+    momentum: float = 0.9
+    """Nesterov momentum of SGD."""
+
+    weight_decay: float = 3e-5
+    """Weight decay of convolutions, kernel matrices and the classifier; none on BatchNorm and biases."""
+
+    clip_gradient: float = 0.0
+    """Largest norm of a step's gradient; 0 means no bound."""
+
+    label_smoothing: float = 0.1
+    """Share of the label that is spread over all classes."""
+
+    dropout: float = 0.1
+    """Dropout before the classifier, in the full model's forward only."""
+
+    warmup_fraction: float = 0.5
+    """Share of the epochs in which the full model trains alone (FM-Warmup)."""
+
+    epsilon_ramp: float = 5.0
+    """Epochs over which the subnets' learning rate rises from 0 to the full model's (ε-Shrinking); 0 means at once."""
+
+    random_subnets: int = 2
+    """Random subnets a step, beside the largest and the smallest (sandwich rule)."""
+
+    distill: bool = True
+    """Whether subnets learn from the full model's soft labels (in-place distillation) instead of the labels."""
+
+    distill_temperature: float = 1.0
+    """Temperature of the soft labels."""
+
+    sort_channels: bool = True
+    """Whether channels are sorted by importance when shrinking starts."""
+
+    kernel_matrices: bool = True
+    """Whether smaller kernels pass through trained matrices; otherwise they are cropped only."""
+
+    calibration_images: int = 2000
+    """Training images from which BatchNorm is recalibrated for each measured subnet; all of them when fewer."""
+
+    evaluation_subnets: int = 4
+    """Random subnets in the table at the end, beside the smallest and the largest."""
+
+    seed: int = 0
+    """Seed of everything random: weights, order of images, augmentation, dropout, subnets."""
+
+    threads: int = 0
+    """CPU threads; 0 leaves the choice to torch. More threads than the work feeds only wait for each other."""
+
+    data: str = ""
+    """Folder of the images, for data sets that are not part of an installed package."""
+
+    def __post_init__(self) -> None:
+        def require(holds: bool, field: str, expected: str) -> None:
+            if not holds:
+                raise RecipeError(f"{field} is {getattr(self, field)!r} in recipe {self.name}; expected {expected}")
+
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float):
+                require(math.isfinite(value), field.name, "a finite number")
+        require(self.method in METHODS, "method", f"one of {', '.join(METHODS)}")
+        require(self.epochs >= 1, "epochs", "at least 1")
+        require(self.batch_size >= 2, "batch_size", "at least 2, since BatchNorm needs two images")
+        require(self.lr > 0, "lr", "a positive number")
+        require(0 <= self.lr_warmup <= self.epochs, "lr_warmup", f"between 0 and the {self.epochs} epochs")
+        require(0 <= self.momentum < 1, "momentum", "at least 0 and below 1")
+        require(self.weight_decay >= 0, "weight_decay", "0 or more")
+        require(self.clip_gradient >= 0, "clip_gradient", "0 (no bound) or more")
+        require(0 <= self.label_smoothing < 1, "label_smoothing", "at least 0 and below 1")
+        require(0 <= self.dropout < 1, "dropout", "at least 0 and below 1")
+        require(0 <= self.warmup_fraction <= 1, "warmup_fraction", "between 0 and 1")
+        require(self.epsilon_ramp >= 0, "epsilon_ramp", "0 or more epochs")
+        require(self.random_subnets >= 0, "random_subnets", "0 or more")
+        require(self.distill_temperature > 0, "distill_temperature", "a positive number")
+        require(self.calibration_images >= 2, "calibration_images", "at least 2")
+        require(self.evaluation_subnets >= 0, "evaluation_subnets", "0 or more")
+        require(self.seed >= 0, "seed", "0 or more")
+        require(self.threads >= 0, "threads", "0 (torch's choice) or more")
+        try:
+            get_space(self.space)
+        except SpaceError as error:
+            raise RecipeError(f"recipe {self.name}: {error}") from error
+
+    @property
+    def shrink_start_epoch(self) -> int:
+        """First epoch in which subnets train."""
+        return 0 if self.method == "bignas" else round(self.epochs * self.warmup_fraction)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON data, which ``from_dict`` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Recipe:
+        """Return the recipe that ``to_dict`` wrote.
+
+        Raises:
+            RecipeError: a field is missing, unknown or out of range.
+        """
+        kinds = field_kinds()
+        if unknown := set(value) - set(kinds):
+            raise RecipeError(f"unknown settings {sorted(unknown)} in a recipe; known: {', '.join(kinds)}")
+        for name, kind in kinds.items():
+            accepted = (int, float) if kind is float else (kind,)
+            if name in value and (not isinstance(value[name], accepted) or (kind is not bool and value[name] is True)):
+                raise RecipeError(f"{name} is {value[name]!r} in a recipe; expected {kind.__name__}")
+        try:
+            return cls(**value)
+        except TypeError as error:
+            raise RecipeError(f"not a recipe: {error}") from error
+
+
+def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    """Return the recipe with some fields changed.
+
+    Raises:
+        RecipeError: a value is out of range.
+    """
+    return replace(recipe, **changes)
+
+
+def field_kinds() -> dict[str, type]:
+    """Return the plain type of every field: str, int, float or bool."""
+    hints = typing.get_type_hints(Recipe)
+    kinds = {}
+    for field in fields(Recipe):
+        hint = hints[field.name]
+        kinds[field.name] = str if typing.get_origin(hint) is Literal else hint
+    return kinds
+
+
+def field_docs() -> dict[str, str]:
+    """Return what the docstring under each field says, for ``--help``."""
+    body = ast.parse(inspect.getsource(Recipe)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    docs = {}
+    for statement, after in zip(body.body, body.body[1:], strict=False):
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        ):
+            docs[statement.target.id] = str(after.value.value)
+    return docs
+
+
+RecipeFunction = Callable[[], Recipe]

@@ -1,0 +1,195 @@
+"""A run folder: what training writes, and what everything after it reads.
+
+    recipe.json            the resolved recipe, with commit, versions and machine
+    metrics.jsonl          one JSON object an epoch
+    tensorboard/           the same as event files
+    checkpoints/           the newest training states
+    supernet.safetensors   the trained weights, with supernet.json, which names the space
+    results.json           the table at the end; its presence says that the run is finished
+
+Relies on each file being written whole, so a folder can be read at any moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deps.ground.errors import DataError, FileError, RecipeError, RunError
+from deps.ground.files import read_json, write_json
+from deps.ground.provenance import provenance
+from deps.supernet.supernet import Supernet
+from deps.train.data import ImageData, load_data
+from deps.train.recipe import Recipe
+
+SCHEMA_VERSION = 1
+RECIPE, METRICS, RESULTS, TENSORBOARD, LOCK = "recipe.json", "metrics.jsonl", "results.json", "tensorboard", ".lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run, opened for reading."""
+
+    folder: Path
+    recipe: Recipe | None
+    """None for a supernet that was imported rather than trained here."""
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.folder.resolve().name
+
+    def supernet(self) -> Supernet:
+        """Return the trained supernet.
+
+        Raises:
+            FileError: a file is missing or damaged.
+            CheckpointError: the weights are not those of the space.
+        """
+        return Supernet.load(self.folder)
+
+    def data(self) -> ImageData:
+        """Return the images that the run was trained on, and those it was not.
+
+        Raises:
+            DataError: the run has no data set, or its files cannot be used.
+        """
+        if self.recipe is None:
+            raise DataError(f"{self.folder} was imported and has no images; fine-tune it on a data set first")
+        return load_data(self.recipe.dataset)
+
+
+def open_run(folder: Path | str) -> Run:
+    """Return a finished run.
+
+    Raises:
+        RunError: the folder is missing, is no run, is unfinished or is damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RunError(f"{folder} does not exist; train a supernet first, e.g. deps-train digits")
+    if not (folder / "supernet.json").exists():
+        if (folder / RECIPE).exists():
+            raise RunError(f"{folder} is unfinished; continue it with deps-train {_recipe_name(folder)} --resume")
+        raise RunError(f"{folder} is not a run folder: it holds neither supernet.json nor {RECIPE}")
+    try:
+        recipe = read_recipe(folder) if (folder / RECIPE).exists() else None
+    except (FileError, RecipeError) as error:
+        raise RunError(f"{folder} is damaged: {error}") from error
+    return Run(folder=folder, recipe=recipe)
+
+
+def newest_run(root: Path | str = "runs") -> Run:
+    """Return the run under ``root`` that was finished last.
+
+    Raises:
+        RunError: there is none.
+    """
+    root = Path(root)
+    finished = [path.parent for path in root.glob("*/supernet.json")]
+    if not finished:
+        raise RunError(
+            f"no finished run in {root}/; train a supernet first, e.g. deps-train digits, or name one with --supernet"
+        )
+    return open_run(max(finished, key=lambda folder: (folder / "supernet.json").stat().st_mtime_ns))
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """Return the recipe of a run.
+
+    Raises:
+        FileError: the file is missing or damaged.
+        RecipeError: a setting is unknown or out of range.
+    """
+    value = read_json(folder / RECIPE, schema_version=SCHEMA_VERSION)
+    if not isinstance(value.get("recipe"), dict):
+        raise FileError(f"{folder / RECIPE} is damaged: it holds no recipe")
+    return Recipe.from_dict(value["recipe"])
+
+
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """Return the table of a finished run; None while it is unfinished.
+
+    Raises:
+        FileError: the file is damaged.
+    """
+    return read_json(folder / RESULTS, schema_version=SCHEMA_VERSION) if (folder / RESULTS).exists() else None
+
+
+def _recipe_name(folder: Path) -> str:
+    try:
+        return read_recipe(folder).name
+    except (FileError, RecipeError):
+        return "RECIPE"
+
+
+def prepare(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
+    """Make ``folder`` ready for training ``recipe``; call it under ``locked``.
+
+    Raises:
+        RunError: the folder holds another run, or something else that must not be touched.
+    """
+    present = {path.name for path in folder.iterdir()} - {LOCK}
+    if present and not (folder / RECIPE).exists():
+        raise RunError(f"{folder} is not empty and not a run folder; choose another place with --out")
+    if (folder / RECIPE).exists() and overwrite:
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+    if (folder / RECIPE).exists():
+        if not resume:
+            state = "a finished run" if (folder / RESULTS).exists() else "an unfinished run"
+            raise RunError(
+                f"{folder} holds {state}; continue it with --resume, start anew with --overwrite, "
+                "or choose another place with --out"
+            )
+        _require_same(folder, read_recipe(folder), recipe)
+        return
+    write_json(
+        folder / RECIPE,
+        {"schema_version": SCHEMA_VERSION, "recipe": recipe.to_dict(), "provenance": provenance()},
+    )
+
+
+def _require_same(folder: Path, stored: Recipe, asked: Recipe) -> None:
+    before, now = stored.to_dict(), asked.to_dict()
+    changed = [name for name in now if now[name] != before[name]]
+    if changed:
+        told = ", ".join(f"{name} {before[name]!r} there and {now[name]!r} now" for name in changed)
+        raise RunError(
+            f"{folder} was started with other settings ({told}); resume with the same, or choose another --out"
+        )
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from training into ``folder``; the lock ends with the process, however it ends.
+
+    Raises:
+        RunError: another process holds it.
+        FileError: the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise FileError(
+            f"cannot write {folder}: {(error.strerror or str(error)).lower()}; choose another --out"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise RunError(f"{folder} is in use by another deps-train; wait for it, or choose another --out") from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
