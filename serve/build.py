@@ -119,7 +119,7 @@ def plan_build(
     """
     if target.runtime is None:
         raise EngineError(
-            f"target {target.name} has no TensorRT, so there is no engine to build; expected one with; "
+            f"target {target.name} has no TensorRT, so there is no engine to build; expected a target that has it; "
             "serve the bundle as it is, or name another with --target"
         )
     version = str(load_runtime(target.runtime).__version__)

@@ -80,9 +80,7 @@ def choose(
             return found
         reasons.append(found)
     asked = f"{subnet.name} {precision or ''}".strip()
-    raise EngineError(
-        f"nothing here can run subnet {asked}: {'; '.join(reasons)}; try --engine auto without --precision"
-    )
+    raise EngineError(f"nothing here can run subnet {asked} as asked: {'; '.join(reasons)}; let --engine auto choose")
 
 
 def _choose_engine(bundle: Bundle, target: Target, subnet: SubnetEntry, precision: str | None) -> Choice | str:

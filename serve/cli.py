@@ -181,11 +181,17 @@ def _serve(args: argparse.Namespace) -> Report | None:
     bound = listen(args.host, args.port)
     with bound:
         service = Service.open(args.bundle, _options(args))
-        if not is_loopback(args.host):
-            story.warn(f"anyone who reaches {args.host} can use this server; expected 127.0.0.1 unless it is fenced in")
-        story.say(f"{service.manifest.name}, subnet {service.by.subnet}, on {service.choice}")
-        story.say(f"serving at {url_of(bound)}/v2/models/{service.manifest.name} (Ctrl-C stops)")
-        run_server(create_app(service, max_body_bytes=args.max_body or DEFAULT_MAX_BODY_BYTES), service, bound)
+        app = create_app(service, max_body_bytes=args.max_body or DEFAULT_MAX_BODY_BYTES)
+
+        def announce() -> None:
+            if not is_loopback(args.host):
+                story.warn(
+                    f"anyone who reaches {args.host} can use this server; expected 127.0.0.1, or a fence around it"
+                )
+            story.say(f"{service.manifest.name}, subnet {service.by.subnet}, on {service.choice}")
+            story.say(f"serving at {url_of(bound)}/v2/models/{service.manifest.name} (Ctrl-C stops)")
+
+        run_server(app, service, bound, announce)
         story.say("stopped; every accepted request was answered")
     return None
 

@@ -118,4 +118,5 @@ def _normalise(image: Image.Image, spec: InputSpec) -> FloatArray:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().partition("\n")[0] or type(error).__name__).replace("<_io.BytesIO object", "<the body")
+    # Pillow ends its sentence with the stream's address in memory, which tells nobody anything.
+    return str(error).strip().partition("\n")[0].partition(" <")[0] or type(error).__name__

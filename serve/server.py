@@ -9,6 +9,7 @@ import ipaddress
 import logging
 import signal
 import socket
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -66,19 +67,30 @@ def url_of(bound: socket.socket) -> str:
 
 
 class _DrainingServer(uvicorn.Server):
-    """Turns readiness off the moment a signal arrives, before anything closes."""
+    """Tells when it answers, and turns readiness off the moment a signal arrives, before anything closes."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, announce: Callable[[], None]) -> None:
         super().__init__(config)
         self._service = service
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._announce()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._service.begin_drain()
         super().handle_exit(sig, frame)
 
 
-def run_server(app: Starlette, service: Service, bound: socket.socket) -> None:
+def run_server(app: Starlette, service: Service, bound: socket.socket, announce: Callable[[], None]) -> None:
     """Serve until SIGTERM, which ends this function, or Ctrl-C, which also raises.
+
+    Args:
+        app: what ``create_app`` made of the service.
+        service: told when to drain.
+        bound: where to listen.
+        announce: called once requests are answered and signals are heeded.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, after every accepted request was answered.
@@ -90,6 +102,6 @@ def run_server(app: Starlette, service: Service, bound: socket.socket) -> None:
     # uvicorn raises the signal again once it is done; a SIGTERM that was obeyed is a success and no reason to die of.
     previous = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        _DrainingServer(config, service).run(sockets=[bound])
+        _DrainingServer(config, service, announce).run(sockets=[bound])
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -87,7 +87,7 @@ class CudaRuntime:
     def error_text(self, code: int) -> str:
         """Return CUDA's description of an error code."""
         text: bytes = self._library.cudaGetErrorString(code)
-        return f"{text.decode(errors='replace')} (CUDA error {code})"
+        return f"CUDA error {code}: {text.decode(errors='replace')}"
 
     def call(self, function: str, *arguments: Any) -> None:
         """Call one function of the runtime.
@@ -119,7 +119,7 @@ class CudaRuntime:
             self._library.cudaGetLastError()
             driver = self.driver_version()
             missing = "no NVIDIA driver is loaded" if driver == 0 else f"the driver serves CUDA {driver // 1000}"
-            return f"{missing}: {self.error_text(code)}"
+            return f"{missing} ({self.error_text(code)})"
         return None if count.value > 0 else "the NVIDIA driver sees no GPU"
 
     def driver_version(self) -> int:

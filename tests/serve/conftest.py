@@ -82,21 +82,23 @@ def tiny_small() -> TinyClassifier:
     return tiny_classifier(seed=1, channels=4)
 
 
-@pytest.fixture
-def make_bundle(tmp_path: Path, tiny: TinyClassifier, tiny_small: TinyClassifier) -> Callable[..., Path]:
+@pytest.fixture(scope="session")
+def make_bundle(
+    tmp_path_factory: pytest.TempPathFactory, tiny: TinyClassifier, tiny_small: TinyClassifier
+) -> Callable[..., Path]:
     """Write a bundle of two subnets, in the files that ``precisions`` names; returns its folder."""
 
     def make(
         target: str = "cpu", *, name: str = "tiny", folder: str = "bundle", precisions: tuple[str, ...] = ("fp32",)
     ):
-        root = tmp_path / folder
+        root = tmp_path_factory.mktemp("bundles") / folder
         entries = []
         for subnet, classifier in (("large", tiny), ("small", tiny_small)):
             place = root / "models" / subnet
             place.mkdir(parents=True)
             files = []
             for precision in precisions:
-                # The content is what the file's hash says, whichever precision it stands for.
+                # The graph computes in fp32 in every file: what differs is what the manifest says of it.
                 content = onnx.load_from_string(classifier.onnx_bytes())
                 content.doc_string = precision
                 (place / f"{precision}.onnx").write_bytes(content.SerializeToString())
@@ -148,7 +150,7 @@ def bundle(bundle_folder: Path) -> Bundle:
     return read_bundle(bundle_folder)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def images() -> np.ndarray:
     """Seven images as the model takes them."""
     return np.random.default_rng(7).normal(size=(7, 1, 8, 8)).astype(np.float32)
