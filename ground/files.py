@@ -84,7 +84,9 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         raise _explain(error, path) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # The reason why the block failed matters, not that there is nothing to clean up.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
