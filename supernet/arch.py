@@ -198,7 +198,7 @@ class ArchSpec:
         return self
 
     def to_text(self) -> str:
-        """Return the architecture in one line: kernel and expand of each block, stages between bars."""
+        """Return the architecture in one line: kernel and expand of each block, ``-`` for one that is left out."""
         blocks, texts = iter(zip(self.kernels, self.expands, strict=True)), []
         for kernel, expand in blocks:
             texts.append(f"{kernel}x{expand:g}" if kernel else "-")

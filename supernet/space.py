@@ -34,7 +34,12 @@ def _require(condition: bool, message: str) -> None:
 
 
 def _require_choices(what: str, choices: tuple[Any, ...], minimum: float) -> None:
-    _require(len(choices) > 0, f"{what} has no choices; give at least one")
+    _require(isinstance(choices, tuple) and len(choices) > 0, f"{what} has no choices; give at least one, in a tuple")
+    kinds = (int, float) if isinstance(minimum, float) else (int,)
+    _require(
+        all(isinstance(choice, kinds) and not isinstance(choice, bool) for choice in choices),
+        f"{what} is {list(choices)}; expected {'numbers' if float in kinds else 'whole numbers'}",
+    )
     _require(
         list(choices) == sorted(set(choices)) and choices[0] >= minimum,
         f"{what} is {list(choices)}; expected ascending, distinct numbers, each at least {minimum:g}",
@@ -185,6 +190,8 @@ class SearchSpace:
         _require_choices(f"resolutions of {self.name}", self.resolutions, 1)
         _require(self.num_classes >= 1, f"num_classes is {self.num_classes}; expected at least 1")
         _require(self.in_channels >= 1, f"in_channels is {self.in_channels}; expected at least 1")
+        _require(self.norm_eps > 0, f"norm_eps is {self.norm_eps}; expected a small positive number, such as 1e-5")
+        _require(0 <= self.norm_momentum <= 1, f"norm_momentum is {self.norm_momentum}; expected between 0 and 1")
         for spec in self.stem:
             if isinstance(spec, StageSpec):
                 axes = (spec.widths, spec.depths, spec.kernels, spec.expands)

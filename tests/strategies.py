@@ -14,9 +14,10 @@ import itertools
 from collections.abc import Sequence
 from typing import TypeVar
 
+import torch
 from hypothesis import strategies as st
 
-from deps.supernet import ArchSpec, ConvSpec, PoolSpec, SearchSpace, StageSpec, get_space, space_names
+from deps.supernet import ArchSpec, ConvSpec, PoolSpec, SearchSpace, StageSpec, Supernet, get_space, space_names
 from deps.supernet.space import ACTIVATIONS, Activation
 
 T = TypeVar("T", int, float)
@@ -149,3 +150,24 @@ def _choices(among: Sequence[T], *, most: int = 3) -> st.SearchStrategy[tuple[T,
     """Draw one to ``most`` distinct choices, ascending."""
     chosen = st.lists(st.sampled_from(among), min_size=1, max_size=most, unique=True)
     return chosen.map(lambda picked: tuple(sorted(picked)))
+
+
+def lived_in(space: SearchSpace, *, seed: int = 0, has_matrices: bool = True) -> Supernet:
+    """Return a supernet whose every tensor is random: statistics, shifts and kernel matrices as after training.
+
+    A fresh supernet has identities where a mistake would show.
+    """
+    supernet = Supernet.create(space, seed=seed, has_matrices=has_matrices)
+    generator = torch.Generator().manual_seed(seed + 1)
+    for name, tensor in supernet.tensors.items():
+        noise = torch.randn(tensor.shape, generator=generator)
+        part = name.rpartition(".")[2]
+        if part == "num_batches_tracked":
+            tensor += 7
+        elif part == "running_var" or name.endswith("norm.weight"):
+            tensor *= (0.2 * noise).exp()
+        elif part.startswith("matrix_"):
+            tensor += 0.3 / tensor.shape[0] ** 0.5 * noise
+        elif tensor.dim() == 1:
+            tensor += 0.1 * noise
+    return supernet
