@@ -6,21 +6,18 @@ Relies on ``deps.ground.console`` for the manners of a command; everything heavy
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
-from deps.ground.console import Report, Story, add_common_flags, add_version_flag, run_command, text_table
+from deps.ground.console import Report, Story, add_common_flags, add_version_flag, run_command
 from deps.ground.errors import UnitError
 from deps.ground.units import parse_bytes
 
 if TYPE_CHECKING:
-    from deps.serve.ranking import RankedClass
     from deps.serve.service import ServeOptions
-
-T = TypeVar("T")
 
 DEFAULT_PORT = 8000
 
@@ -190,55 +187,19 @@ def _serve(args: argparse.Namespace) -> Report | None:
                 )
             story.say(f"{service.manifest.name}, subnet {service.by.subnet}, on {service.choice}")
             story.say(f"serving at {url_of(bound)}/v2/models/{service.manifest.name} (Ctrl-C stops)")
+            if args.json:
+                facts = {"url": url_of(bound), "model": service.manifest.name, **service.by.parameters()}
+                print(json.dumps(facts | {"reason": service.choice.reason}), flush=True)
 
         run_server(app, service, bound, announce)
         story.say("stopped; every accepted request was answered")
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class RunReport:
-    """The best classes of each picture, and what computed them."""
-
-    model: str
-    subnet: str
-    precision: str
-    engine: str
-    images: list[tuple[str, list[RankedClass]]]
-
-    def to_text(self) -> str:
-        """Return a table a picture."""
-        blocks = []
-        for name, classes in self.images:
-            rows = [(entry.label, f"{100 * entry.score:.1f} %") for entry in classes]
-            blocks.append(text_table((name, "score"), rows))
-        return "\n\n".join(blocks)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
-        images = [{"image": name, "classes": [entry.to_dict() for entry in classes]} for name, classes in self.images]
-        facts = {"model": self.model, "subnet": self.subnet, "precision": self.precision, "engine": self.engine}
-        return {**facts, "images": images}
-
-
 def _run(args: argparse.Namespace) -> Report:
-    from deps.serve.bundle import read_bundle
-    from deps.serve.ranking import top_classes
-    from deps.serve.service import classify_files, open_engine_of
+    from deps.serve.run import run_bundle
 
-    bundle = read_bundle(args.bundle)
-    choice, engine = open_engine_of(bundle, _options(args))
-    Story.from_args(args).say(f"{bundle.manifest.name}, subnet {engine.subnet}, on {choice}")
-    logits_NV = classify_files(bundle, engine, args.images)
-    ranked = [top_classes(logits_V, bundle.manifest.labels, args.top) for logits_V in logits_NV]
-    engine.close()
-    return RunReport(
-        bundle.manifest.name,
-        engine.subnet,
-        engine.precision,
-        engine.name,
-        list(zip(map(str, args.images), ranked, strict=True)),
-    )
+    return run_bundle(args.bundle, args.images, _options(args), Story.from_args(args), top=args.top)
 
 
 def _build(args: argparse.Namespace) -> Report:

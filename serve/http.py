@@ -45,14 +45,15 @@ def create_app(service: Service, *, max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
 
     model = "/v2/models/{name}"
     version = model + "/versions/{version}"
+    # Routes are tried in order, so the ones that carry the load stand first.
     routes = [
+        *_routes("POST", [f"{model}/infer", f"{version}/infer"], api.infer),
+        *_routes("POST", [f"{model}/classify", f"{version}/classify"], api.classify),
         *_routes("GET", ["/v2"], api.server),
         *_routes("GET", ["/v2/health/live"], api.live),
         *_routes("GET", ["/v2/health/ready"], api.ready),
         *_routes("GET", [model, version], api.model),
         *_routes("GET", [f"{model}/ready", f"{version}/ready"], api.model_ready),
-        *_routes("POST", [f"{model}/infer", f"{version}/infer"], api.infer),
-        *_routes("POST", [f"{model}/classify", f"{version}/classify"], api.classify),
         *_routes("POST", ["/v2/repository/index"], api.index),
     ]
     app = Starlette(
@@ -113,7 +114,9 @@ async def _failed(_: Request, error: Exception) -> Response:
 
 
 async def _broken(_: Request, error: Exception) -> Response:
-    return _error(f"the server met an error of its own ({type(error).__name__}); see its log", 500)
+    # uvicorn hangs up after such an error; the client must know, or its next request runs into a closed connection.
+    message = f"the server met an error of its own ({type(error).__name__}); see its log"
+    return _error(message, 500, {"Connection": "close"})
 
 
 class _Api:

@@ -12,14 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from deps.ground.errors import FileError
 from deps.serve.bundle import Bundle, read_bundle
 from deps.serve.choose import BackendOption, Choice, load_engine
-from deps.serve.engines.base import Engine, FloatArray, infer_in_parts
+from deps.serve.engines.base import Engine
 from deps.serve.images import image_from_bytes
 from deps.serve.protocol import MODEL_VERSION, AnsweredBy, InferAnswer, encode_infer, parse_infer
 from deps.serve.ranking import top_classes
-from deps.serve.refusals import RefusedError
 from deps.serve.runner import DEFAULT_QUEUE_IMAGES, Runner
 from deps.serve.targets import get_target
 
@@ -80,7 +78,11 @@ class Service:
         bundle = read_bundle(path)
         choice, engine = open_engine_of(bundle, options)
         service = cls(bundle, choice, engine, max_queue_images=options.max_queue_images)
-        service._warm_up(engine.warm_up_batches)
+        try:
+            service._warm_up(engine.warm_up_batches)
+        except BaseException:
+            service.close()
+            raise
         return service
 
     def _warm_up(self, sizes: tuple[int, ...]) -> None:
@@ -154,22 +156,3 @@ def open_engine_of(bundle: Bundle, options: ServeOptions) -> tuple[Choice, Engin
         max_batch=options.max_batch,
         num_threads=options.num_threads,
     )
-
-
-def classify_files(bundle: Bundle, engine: Engine, paths: list[Path]) -> FloatArray:
-    """Return the logits, shape (N, V), of pictures on disk, without a server.
-
-    Raises:
-        FileError: a picture cannot be read from the disk.
-        RefusedError: a file is no picture; the message names it.
-    """
-    images = []
-    for path in paths:
-        try:
-            images.append(image_from_bytes(path.read_bytes(), bundle.manifest.input))
-        except OSError as error:
-            reason = error.strerror or error
-            raise FileError(f"{path} cannot be read: {reason}; expected a JPEG or PNG file; check the path") from error
-        except RefusedError as error:
-            raise RefusedError(f"{path}: {error}", status=error.status) from error
-    return infer_in_parts(engine, np.stack(images))

@@ -78,6 +78,18 @@ def test_request_under_way_is_answered_before_the_server_ends(bundle_folder: Pat
         assert server.wait(DEADLINE_S) == 0
 
 
+def test_json_start_is_one_object_with_the_address(bundle_folder: Path):
+    """A script that starts a server on a free port reads where it is, and what runs the model."""
+    with _start(bundle_folder, "--port", "0", "--quiet", "--json") as server:
+        assert server.stdout is not None
+        facts = json.loads(server.stdout.readline())
+        assert httpx.get(f"{facts['url']}/v2/health/ready").status_code == 200
+        assert (facts["model"], facts["subnet"], facts["precision"]) == ("tiny", "large", "fp32")
+        server.terminate()
+        assert server.wait(DEADLINE_S) == 0
+        assert server.stdout.read() == ""
+
+
 def test_open_address_is_warned_of(bundle_folder: Path):
     """Nobody should open a server to the world without having read so; --quiet does not hide it."""
     with _start(bundle_folder, "--port", "0", "--host", "0.0.0.0", "--quiet") as server:

@@ -391,6 +391,24 @@ def test_engine_failure_is_a_500_with_its_reason_and_the_server_lives(stalled, i
     assert server.client.post(INFER, json=_json_request(images[:1])).status_code == 200
 
 
+def test_error_of_our_own_is_a_500_without_its_inside(stalled, images):
+    """A bug must not tell strangers about the machine, and must not end the server."""
+    server, gate, _ = stalled
+    gate.set()
+    engine = server.service._runner.engine
+    working = engine.infer
+
+    def break_down(batch_NCHW: np.ndarray) -> np.ndarray:
+        raise ZeroDivisionError("/secret/path")
+
+    engine.infer = break_down
+    answer = server.client.post(INFER, json=_json_request(images[:1]))
+    assert answer.status_code == 500
+    assert answer.json() == {"error": "the server met an error of its own (ZeroDivisionError); see its log"}
+    engine.infer = working
+    assert server.client.post(INFER, json=_json_request(images[:1])).status_code == 200
+
+
 def test_draining_server_is_not_ready_and_still_answers(stalled, images):
     """A load balancer must see it before connections are refused; those under way are served."""
     server, gate, _ = stalled

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deps.ground.errors import BundleError
@@ -124,6 +124,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
     )
 
 
+@settings(max_examples=40)
 @given(manifest=manifests())
 def test_manifest_comes_back_from_json_as_it_was_written(manifest: Manifest):
     """A device reads what the workstation wrote: JSON must lose nothing, whatever the manifest holds."""
