@@ -7,7 +7,7 @@ would have seen. Shape suffixes: N images, C channels, H rows, W columns.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -55,6 +55,14 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels_N)
+
+    def first(self, count: int) -> Split:
+        """Return the split cut to its first images."""
+        return replace(self, pixels_NCHW=self.pixels_NCHW[:count], labels_N=self.labels_N[:count])
+
+    def to(self, device: torch.device) -> Split:
+        """Return the split with its images on another device."""
+        return replace(self, pixels_NCHW=self.pixels_NCHW.to(device), labels_N=self.labels_N.to(device))
 
     def normalise(self, pixels_NCHW: Tensor) -> Tensor:
         """Return float32 images with the data set's mean and standard deviation taken out."""
@@ -138,22 +146,8 @@ class ImageData:
 
     def to(self, device: torch.device) -> ImageData:
         """Return the data set with its images on another device."""
-
-        def moved(split: Split) -> Split:
-            return Split(
-                name=split.name,
-                pixels_NCHW=split.pixels_NCHW.to(device),
-                labels_N=split.labels_N.to(device),
-                preprocessing=split.preprocessing,
-            )
-
-        return ImageData(
-            name=self.name,
-            classes=self.classes,
-            train=moved(self.train),
-            validation=moved(self.validation),
-            test=moved(self.test),
-            augment=self.augment,
+        return replace(
+            self, train=self.train.to(device), validation=self.validation.to(device), test=self.test.to(device)
         )
 
 
@@ -242,12 +236,13 @@ def load_digits() -> ImageData:
 _DATASETS: dict[str, Callable[[], ImageData]] = {"digits": load_digits}
 
 
-def load_data(name: str) -> ImageData:
-    """Return the data set called ``name``.
+def load_data(name: str, *, train_images: int = 0) -> ImageData:
+    """Return the data set called ``name``, with at most ``train_images`` images to train on where that is not 0.
 
     Raises:
         DataError: there is none; the message lists those there are.
     """
     if name not in _DATASETS:
         raise DataError(f"unknown data set {name!r}; known: {', '.join(_DATASETS)}")
-    return _DATASETS[name]()
+    data = _DATASETS[name]()
+    return replace(data, train=data.train.first(train_images)) if train_images else data

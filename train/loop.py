@@ -69,7 +69,7 @@ def train(config: TrainConfig, story: Story) -> TrainReport:
             story.say(f"{config.out} is finished already; this is its table")
             return TrainReport.from_dict(space, finished, folder=str(config.out))
         device = resolve_device(config.device)
-        data = load_data(config.recipe.dataset).to(device)
+        data = load_data(config.recipe.dataset, train_images=config.recipe.train_images).to(device)
         if config.recipe.threads:
             torch.set_num_threads(config.recipe.threads)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -93,6 +93,9 @@ class Recipe:
     seed: int = 0
     """Seed of everything random: weights, order of images, augmentation, dropout, subnets."""
 
+    train_images: int = 0
+    """Training images to use, for a quick trial; 0 means all of them."""
+
     threads: int = 0
     """CPU threads; 0 leaves the choice to torch. More threads than the work feeds only wait for each other."""
 
@@ -125,6 +128,7 @@ class Recipe:
         require(self.calibration_images >= 2, "calibration_images", "at least 2")
         require(self.evaluation_subnets >= 0, "evaluation_subnets", "0 or more")
         require(self.seed >= 0, "seed", "0 or more")
+        require(self.train_images >= 0, "train_images", "0 (all) or more")
         require(self.threads >= 0, "threads", "0 (torch's choice) or more")
         try:
             get_space(self.space)

@@ -62,7 +62,7 @@ class Run:
         """
         if self.recipe is None:
             raise DataError(f"{self.folder} was imported and has no images; fine-tune it on a data set first")
-        return load_data(self.recipe.dataset)
+        return load_data(self.recipe.dataset, train_images=self.recipe.train_images)
 
 
 def open_run(folder: Path | str) -> Run:

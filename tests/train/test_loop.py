@@ -1,0 +1,247 @@
+"""A run can be stopped at any moment and goes on to the same result, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deps.ground.console import Story
+from deps.ground.errors import RunError
+from deps.supernet import ArchSpec, Supernet
+from deps.train import loop
+from deps.train.cli import main
+from deps.train.loop import TrainConfig, train
+from deps.train.metrics import read_metrics
+from deps.train.run import newest_run, open_run
+
+from .conftest import tiny_flags, tiny_recipe
+
+QUIET = Story(quiet=True)
+
+
+def weights(run: Path) -> bytes:
+    return (run / "supernet.safetensors").read_bytes()
+
+
+def metrics(run: Path) -> list[dict[str, object]]:
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in read_metrics(run)]
+
+
+def start(out: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "deps.train", *tiny_flags(out, *more)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_a_checkpoint(out: Path, process: subprocess.Popen[str]) -> None:
+    while process.poll() is None and not list((out / "checkpoints").glob("step-*")):
+        time.sleep(0.01)
+
+
+def test_a_run_folder_holds_what_it_should(finished_run: Path):
+    """Supernet, recipe, metrics, TensorBoard events, results."""
+    names = {path.name for path in finished_run.iterdir()}
+    assert {
+        "supernet.safetensors",
+        "supernet.json",
+        "recipe.json",
+        "metrics.jsonl",
+        "tensorboard",
+        "results.json",
+    } <= names
+    assert list((finished_run / "tensorboard").glob("events.out.tfevents.*"))
+    records = read_metrics(finished_run)
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+    assert "loss/smallest" not in records[0]
+    assert records[0]["epsilon"] == 0
+    assert records[2]["epsilon"] == 1
+    run = open_run(finished_run)
+    assert run.recipe == tiny_recipe()
+    assert len(run.data().train) == 64
+    supernet = run.supernet()
+    assert isinstance(supernet, Supernet)
+    assert supernet.provenance["recipe"]["epochs"] == 3
+    assert newest_run(finished_run.parent).folder == finished_run
+
+
+def test_the_table_covers_smallest_random_and_largest(finished_run: Path):
+    """On images that were not trained on."""
+    results = json.loads((finished_run / "results.json").read_text())
+    assert [subnet["role"] for subnet in results["subnets"]] == ["smallest", "random", "largest"]
+    assert all(0 <= subnet["test_top1"] <= 1 for subnet in results["subnets"])
+    space = open_run(finished_run).supernet().space
+    assert ArchSpec.from_dict(space, results["subnets"][-1]["arch"]) == ArchSpec.largest(space)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(finished_run: Path, tmp_path: Path):
+    """Everything random takes a seed."""
+    train(TrainConfig(recipe=tiny_recipe(), out=tmp_path / "same"), QUIET)
+    train(TrainConfig(recipe=tiny_recipe(seed=1), out=tmp_path / "other"), QUIET)
+    assert weights(tmp_path / "same") == weights(finished_run)
+    assert metrics(tmp_path / "same") == metrics(finished_run)
+    assert weights(tmp_path / "other") != weights(finished_run)
+
+
+@pytest.mark.parametrize("moment", [0, 1, 3, 4, 5, 7, 8, 11])
+def test_a_crash_after_any_step_costs_nothing(finished_run: Path, tmp_path: Path, moment: int, monkeypatch):
+    """The process dies between a step and what would be saved of it; the next one ends at the same bits."""
+    real, done = loop.train_step, []
+
+    def crash(*args: object) -> object:
+        if len(done) == moment:
+            raise MemoryError
+        done.append(1)
+        return real(*args)
+
+    monkeypatch.setattr(loop, "train_step", crash)
+    with pytest.raises(MemoryError):
+        train(TrainConfig(recipe=tiny_recipe(), out=tmp_path / "run"), QUIET)
+    monkeypatch.setattr(loop, "train_step", real)
+    train(TrainConfig(recipe=tiny_recipe(), out=tmp_path / "run", resume=True), QUIET)
+    assert weights(tmp_path / "run") == weights(finished_run)
+    assert metrics(tmp_path / "run") == metrics(finished_run)
+
+
+@pytest.mark.slow
+def test_kill_minus_nine_at_random_moments_costs_nothing(finished_run: Path, tmp_path: Path):
+    """For real: five processes die without a chance to tidy up, the sixth finishes."""
+    out, rng = tmp_path / "run", random.Random(0)
+    for _ in range(5):
+        process = start(out, "--resume")
+        while process.poll() is None and not (out / "recipe.json").exists():
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 3))
+        process.kill()
+        process.communicate()
+    process = start(out, "--resume")
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert weights(out) == weights(finished_run)
+    assert metrics(out) == metrics(finished_run)
+    assert not list(out.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_the_middle_of_an_epoch(finished_run: Path, tmp_path: Path, number: signal.Signals):
+    """Exit code 130, nothing lost, and no line of the metrics twice."""
+    out = tmp_path / "run"
+    process = start(out)
+    wait_for_a_checkpoint(out, process)
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert main(tiny_flags(out, "--resume")) == 0
+    assert weights(out) == weights(finished_run)
+    assert metrics(out) == metrics(finished_run)
+
+
+def test_a_broken_newest_checkpoint_falls_back_and_says_so(finished_run: Path, tmp_path: Path, monkeypatch, capsys):
+    """A file that the disk did not keep is not the end of a week's training."""
+    out, real = tmp_path / "run", loop.train_step
+    calls: list[int] = []
+
+    def crash(*args: object) -> object:
+        calls.append(1)
+        if len(calls) > 9:
+            raise MemoryError
+        return real(*args)
+
+    monkeypatch.setattr(loop, "train_step", crash)
+    with pytest.raises(MemoryError):
+        train(TrainConfig(recipe=tiny_recipe(), out=out), QUIET)
+    monkeypatch.setattr(loop, "train_step", real)
+    newest = max((out / "checkpoints").iterdir())
+    newest.write_bytes(newest.read_bytes()[:1000])
+    train(TrainConfig(recipe=tiny_recipe(), out=out, resume=True), QUIET)
+    assert "falling back to the checkpoint before it" in capsys.readouterr().err
+    assert weights(out) == weights(finished_run)
+
+
+def test_a_finished_run_is_shown_and_not_trained_again(finished_run: Path, capsys):
+    """make train is quick the second time."""
+    assert main(tiny_flags(finished_run, "--resume", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["subnets"][0]["role"] == "smallest"
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ([], "--resume"),
+        (["--resume", "--seed", "5"], "other settings (seed 0 there and 5 now)"),
+        (["--resume", "--overwrite"], "give one of them"),
+        (["--device", "tpu"], "unknown device"),
+    ],
+)
+def test_a_run_that_is_there_is_never_lost_by_accident(finished_run: Path, capsys, flags: list[str], told: str):
+    """Each refusal says what to do."""
+    before = weights(finished_run)
+    argv = tiny_flags(finished_run, *flags) if "tpu" not in flags else tiny_flags(finished_run.parent / "new", *flags)
+    assert main(argv) == 1
+    assert told in capsys.readouterr().err
+    assert weights(finished_run) == before
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys):
+    """--overwrite must not remove somebody's photos either."""
+    (tmp_path / "photo.jpg").write_text("x")
+    assert main(tiny_flags(tmp_path, "--overwrite")) == 1
+    assert "not a run folder" in capsys.readouterr().err
+    assert (tmp_path / "photo.jpg").exists()
+
+
+def test_two_trainings_do_not_share_a_folder(finished_run: Path, capsys):
+    """The second would overwrite the first's checkpoints."""
+    from deps.train.run import locked
+
+    with locked(finished_run):
+        assert main(tiny_flags(finished_run, "--resume")) == 1
+    assert "in use by another" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run_with_advice(tmp_path: Path, capsys):
+    """Hours of NaN help nobody."""
+    assert main(tiny_flags(tmp_path / "run", "--lr", "1e20")) == 1
+    assert "lower --lr" in capsys.readouterr().err
+
+
+def test_an_unfinished_or_damaged_run_is_named(tmp_path: Path, finished_run: Path):
+    """What comes after training opens runs by this."""
+    with pytest.raises(RunError, match="does not exist"):
+        open_run(tmp_path / "nowhere")
+    with pytest.raises(RunError, match="not a run folder"):
+        open_run(tmp_path)
+    (tmp_path / "recipe.json").write_text((finished_run / "recipe.json").read_text())
+    with pytest.raises(RunError, match="deps-train digits --resume"):
+        open_run(tmp_path)
+    (tmp_path / "supernet.json").write_text((finished_run / "supernet.json").read_text())
+    (tmp_path / "recipe.json").write_text("{")
+    with pytest.raises(RunError, match="damaged"):
+        open_run(tmp_path)
+    with pytest.raises(RunError, match="no finished run"):
+        newest_run(tmp_path / "none")
+
+
+def test_a_full_disk_ends_the_run_with_a_message_and_resumes(finished_run: Path, tmp_path: Path):
+    """A limit on the size of files stands for the full disk; afterwards the run goes on to the same bits."""
+    out = tmp_path / "run"
+    code = (
+        "import resource, signal, sys; from deps.train.cli import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *tiny_flags(out)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 1
+    assert "cannot write" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert main(tiny_flags(out, "--resume")) == 0
+    assert weights(out) == weights(finished_run)

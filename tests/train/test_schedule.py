@@ -1,0 +1,52 @@
+"""ε and the learning rate are formulas, and the formulas are the paper's."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deps.train.schedule import cosine_lr, epsilon
+
+IMAGENET = {"start": 150 * 625, "ramp_steps": 5 * 625, "steps": 270 * 625, "lr": 2.6}
+
+
+def test_the_cosine_starts_at_its_rate_and_ends_at_zero():
+    """Half-way it has fallen to half."""
+    assert cosine_lr(0, steps=100, lr=0.4) == 0.4
+    assert cosine_lr(50, steps=100, lr=0.4) == pytest.approx(0.2)
+    assert cosine_lr(100, steps=100, lr=0.4) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_warmup_rises_linearly_to_the_cosine():
+    """Large batches need it."""
+    rates = [cosine_lr(step, steps=1000, lr=1.0, warmup_steps=4) for step in range(6)]
+    assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8], rel=1e-3)
+    assert rates[4:] == pytest.approx([1.0, 1.0], rel=1e-3)
+
+
+def test_epsilon_starts_near_the_published_value_on_imagenet():
+    """About 3e-4 at the first step with subnets, 1 at the end of five epochs."""
+    assert epsilon(IMAGENET["start"], **IMAGENET) == pytest.approx(3e-4, rel=0.1)
+    assert epsilon(IMAGENET["start"] + IMAGENET["ramp_steps"] - 1, **IMAGENET) == 1.0
+    assert epsilon(IMAGENET["start"] - 1, **IMAGENET) == 0.0
+
+
+@given(start=st.integers(0, 500), ramp=st.integers(2, 300), share=st.floats(0, 1))
+def test_the_subnets_rate_rises_linearly_to_the_full_models_rate_at_the_end_of_the_ramp(start, ramp, share):
+    """That is what ε is defined by: ε · lr grows by the same amount every iteration."""
+    steps, lr = 1000, 0.1
+    end = start + ramp - 1
+    if end >= steps:
+        return
+    step = start + int(share * (ramp - 1))
+    rate = epsilon(step, start=start, ramp_steps=ramp, steps=steps, lr=lr) * cosine_lr(step, steps=steps, lr=lr)
+    expected = (step - start + 1) / ramp * cosine_lr(end, steps=steps, lr=lr)
+    assert math.isclose(rate, expected, rel_tol=1e-12)
+
+
+def test_without_a_ramp_epsilon_is_one_at_once():
+    """The ablation without ε-shrinking."""
+    assert epsilon(10, start=10, ramp_steps=0, steps=100, lr=0.1) == 1.0

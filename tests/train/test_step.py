@@ -1,0 +1,156 @@
+"""One step of the supernet is the sum of steps of plain networks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from deps.supernet import ArchSpec, Supernet, get_space
+from deps.supernet.supernet import is_statistic
+from deps.train.data import load_data
+from deps.train.losses import distill_loss, label_loss
+from deps.train.methods import Share, StepPlan, method_of
+from deps.train.step import momentum_of, sgd, train_step, trainable
+
+from .conftest import tiny_recipe
+
+SPACE = get_space("digits")
+RECIPE = replace(tiny_recipe(), dropout=0.0, clip_gradient=0.0)
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    return load_data("digits").training_batch(3, 16, seed=0)
+
+
+def sandwich_plan(epsilon: float, *, sorts: bool = False) -> StepPlan:
+    mid = ArchSpec.create(SPACE, kernels=3, expands=3, depths=[1, 2, 1])
+    shares = (
+        Share(ArchSpec.largest(SPACE), "largest", "labels", 1.0, 0.0),
+        Share(ArchSpec.smallest(SPACE), "smallest", "distill", epsilon, 0.0),
+        Share(mid, "random", "distill", epsilon, 0.0),
+    )
+    return StepPlan(lr=0.05, shares=shares, epsilon=epsilon, sorts_channels=sorts)
+
+
+def set_up() -> tuple[Supernet, dict[str, Tensor], torch.optim.SGD]:
+    supernet = Supernet.create(SPACE, seed=1)
+    parameters = trainable(supernet)
+    return supernet, parameters, sgd(parameters, RECIPE)
+
+
+def embedded(small: Tensor, like: Tensor) -> Tensor:
+    """A gradient of the leading corner, as a gradient of the whole tensor."""
+    whole = torch.zeros_like(like)
+    whole[tuple(slice(n) for n in small.shape)] = small
+    return whole
+
+
+def test_gradients_are_the_hand_written_sum_over_plain_networks():
+    """g = g_full + ε · Σ g_subnet, for every tensor that is shared by its leading corner."""
+    x, labels = batch()
+    supernet, parameters, optimizer = set_up()
+    nets = {share.role: (share, supernet.subnet(share.arch).train()) for share in sandwich_plan(0.25).shares}
+
+    teacher = nets["largest"][1](x)
+    label_loss(teacher, labels, smoothing=RECIPE.label_smoothing).backward()
+    for role in ("smallest", "random"):
+        share, net = nets[role]
+        (share.scale * distill_loss(net(x), teacher.detach())).backward()
+
+    expected = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
+    for _, net in nets.values():
+        for name, parameter in net.named_parameters():
+            if ".depthwise.conv." not in name:
+                expected[name] += embedded(parameter.grad, expected[name])
+
+    train_step(supernet, parameters, optimizer, sandwich_plan(0.25), RECIPE, x, labels)
+    compared = 0
+    for name, tensor in parameters.items():
+        if ".depthwise.conv." in name or "matrix" in name:
+            continue
+        torch.testing.assert_close(tensor.grad, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+        compared += 1
+    assert compared > 50
+
+
+def test_kernel_matrices_learn_from_the_small_kernels_only():
+    """A 3 x 3 kernel passes through the matrix, the largest does not."""
+    supernet, parameters, optimizer = set_up()
+    train_step(supernet, parameters, optimizer, sandwich_plan(1.0), RECIPE, *batch())
+    assert all(t.grad is not None for n, t in parameters.items() if n.startswith("stages.0.0.depthwise.matrix"))
+    supernet, parameters, optimizer = set_up()
+    full = replace(sandwich_plan(0.0), shares=sandwich_plan(0.0).shares[:1])
+    train_step(supernet, parameters, optimizer, full, RECIPE, *batch())
+    assert all(t.grad is None for n, t in parameters.items() if "matrix" in n)
+
+
+def test_subnets_leave_the_full_models_statistics_alone():
+    """Otherwise all subnets fight over them."""
+    x, labels = batch()
+    alone, together = set_up(), set_up()
+    train_step(*alone, replace(sandwich_plan(0.0), shares=sandwich_plan(0.0).shares[:1]), RECIPE, x, labels)
+    train_step(*together, sandwich_plan(1.0), RECIPE, x, labels)
+    for name, tensor in alone[0].tensors.items():
+        if is_statistic(name):
+            assert torch.equal(tensor, together[0].tensors[name]), name
+
+
+def test_sorting_changes_neither_the_full_model_nor_its_next_step():
+    """Momentum buffers are sorted with their channels; the published code forgets them."""
+    x, labels = batch()
+    full = replace(sandwich_plan(0.0), shares=sandwich_plan(0.0).shares[:1])
+    plain, sorted_ = set_up(), set_up()
+    for _ in range(3):
+        train_step(*plain, full, RECIPE, x, labels)
+        train_step(*sorted_, full, RECIPE, x, labels)
+    train_step(*plain, full, RECIPE, x, labels)
+    train_step(*sorted_, replace(full, sorts_channels=True), RECIPE, x, labels)
+    largest = ArchSpec.largest(SPACE)
+    assert not torch.equal(
+        plain[0].tensors["stages.0.0.project.conv.weight"], sorted_[0].tensors["stages.0.0.project.conv.weight"]
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(plain[0](x, largest), sorted_[0](x, largest), rtol=1e-3, atol=1e-4)
+
+
+def test_momentum_is_held_for_every_parameter_from_the_start():
+    """So that a checkpoint of any moment has the same tensors."""
+    _, parameters, optimizer = set_up()
+    assert set(momentum_of(optimizer, parameters)) == set(parameters)
+
+
+def test_weight_decay_spares_norms_and_biases():
+    """As in the published recipe."""
+    _, parameters, optimizer = set_up()
+    decayed = {id(t) for g in optimizer.param_groups if g["weight_decay"] > 0 for t in g["params"]}
+    assert {n for n, t in parameters.items() if id(t) in decayed} == {n for n, t in parameters.items() if t.dim() > 1}
+
+
+def test_deps_warms_up_then_shrinks_and_sorts_once():
+    """FM-Warmup, then the sandwich; channels are sorted at the switch and never again."""
+    method = method_of(SPACE, tiny_recipe(random_subnets=2), 4)
+    plans = [method.plan(step) for step in range(12)]
+    assert [len(plan.shares) for plan in plans] == [1] * 4 + [4] * 8
+    assert [step for step, plan in enumerate(plans) if plan.sorts_channels] == [4]
+    assert [share.loss for share in plans[5].shares] == ["labels", "distill", "distill", "distill"]
+    assert [share.scale for share in plans[11].shares] == [1.0] * 4
+    assert 0 < plans[4].epsilon < plans[5].epsilon < 1
+    assert {share.scale for share in plans[4].shares[1:]} == {plans[4].epsilon}
+
+
+def test_bignas_is_the_sandwich_from_the_first_step():
+    """No warm-up, no ε, no sorting."""
+    method = method_of(SPACE, tiny_recipe(method="bignas"), 4)
+    assert all(len(method.plan(s).shares) == 4 and method.plan(s).epsilon == 1.0 for s in range(12))
+    assert not any(method.plan(s).sorts_channels for s in range(12))
+
+
+def test_random_subnets_depend_on_seed_step_and_index_alone():
+    """So that all ranks, and a resumed run, draw the same."""
+    first, again = (method_of(SPACE, tiny_recipe(), 4) for _ in range(2))
+    assert first.plan(9) == again.plan(9)
+    drawn = {first.plan(step).shares[i].arch for step in range(4, 12) for i in (2, 3)}
+    assert len(drawn) > 10
+    assert method_of(SPACE, tiny_recipe(seed=1), 4).plan(9).shares[2:] != first.plan(9).shares[2:]
