@@ -12,9 +12,9 @@ import numpy as np
 
 from deps.ground.console import Story, text_table
 from deps.ground.units import format_count, format_seconds
+from deps.profile.flops import count
 from deps.supernet.arch import ArchSpec
 from deps.supernet.evaluation import recalibrated_subnet, top1
-from deps.supernet.plan import plan
 from deps.supernet.sampling import random_archs
 from deps.supernet.supernet import Supernet
 from deps.train.data import ImageData
@@ -124,13 +124,13 @@ def measure(supernet: Supernet, data: ImageData, recipe: Recipe, story: Story) -
     for role, arch in story.track(archs, "measuring subnets", total=len(archs), unit="subnet"):
         calibration = data.calibration(arch.resolution, images=recipe.calibration_images)
         module = recalibrated_subnet(supernet, arch, calibration)
-        pieces = list(plan(supernet.space, arch).pieces())
+        cost = count(supernet.space, arch)
         results.append(
             SubnetResult(
                 role=role,
                 arch=arch,
-                flops=sum(piece.macs for piece in pieces),
-                params=sum(piece.params for piece in pieces),
+                flops=cost.flops,
+                params=cost.params,
                 validation_top1=top1(module, data.validation.batches(BATCH, resolution=arch.resolution)),
                 test_top1=top1(module, data.test.batches(BATCH, resolution=arch.resolution)),
             )

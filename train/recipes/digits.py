@@ -15,7 +15,7 @@ def digits() -> Recipe:
         batch_size=64,
         lr=0.1,
         weight_decay=1e-4,
-        # Five epochs, as on ImageNet, would be a third of the shrinking here; two gave better subnets on validation images.
+        # Five epochs, as on ImageNet, would be a third of the shrinking; with two, validation images were named better.
         epsilon_ramp=2,
         calibration_images=1197,
         # Each operation on 8 x 8 pixels is too short to share between threads.
