@@ -1,0 +1,267 @@
+"""Put a bundle together: models, engines where they can be built here, instructions, and the manifest that vouches.
+
+Relies on ``ground.files.whole_folder``: the bundle is written beside its place and renamed, so that what stands there
+is whole, and an older bundle stays until the new one is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deps.extract.export import Exports
+from deps.extract.precision import BACKENDS
+from deps.ground.console import Story
+from deps.ground.errors import BundleError, DataError, MissingExtraError
+from deps.ground.files import whole_folder
+from deps.serve.build import build_planned, models_to_build, plan_build
+from deps.serve.bundle import read_bundle
+from deps.serve.manifest import (
+    EngineFile,
+    InputSpec,
+    Latency,
+    Manifest,
+    OutputSpec,
+    SubnetEntry,
+    model_file,
+    write_manifest,
+)
+from deps.serve.targets import Target
+from deps.supernet import ArchSpec, SearchSpace
+from deps.train.data import ImageData
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Costs:
+    """What the subnet costs for one image."""
+
+    flops: int
+    params: int
+    activation_bytes: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class Contents:
+    """Everything that a bundle of one subnet says and holds."""
+
+    target: Target
+    space: SearchSpace
+    arch: ArchSpec
+    subnet: str
+    """Name of the subnet."""
+
+    costs: Costs
+    exports: Exports
+    data: ImageData
+    latency: Mapping[str, Latency]
+    search: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    extras: Mapping[str, bytes]
+    """Further files by path, such as the plot."""
+
+
+def check_place(out: Path) -> bool:
+    """Return whether a whole bundle stands at ``out``, which will be replaced.
+
+    Raises:
+        BundleError: something stands there that is not a whole bundle, which is not ours to remove.
+    """
+    if not out.exists() and not out.is_symlink():
+        return False
+    if out.is_dir() and not any(out.iterdir()):
+        return False
+    try:
+        read_bundle(out)
+    except BundleError as error:
+        raise BundleError(
+            f"something that is not a whole bundle stands at {out}, and is left alone ({error}); "
+            "remove it, or choose another place with --out"
+        ) from error
+    return True
+
+
+def input_spec(data: ImageData, space: SearchSpace, resolution: int) -> InputSpec:
+    """Return how a picture becomes the input of a subnet at ``resolution``.
+
+    Raises:
+        DataError: the data set resizes in a way that the server does not.
+    """
+    preprocessing = data.preprocessing
+    if preprocessing.interpolation != "bilinear":
+        raise DataError(
+            f"{data.name} resizes with {preprocessing.interpolation} interpolation; the server knows bilinear; "
+            "train on the data set with bilinear preprocessing"
+        )
+    resize = preprocessing.resize
+    return InputSpec(
+        shape=(space.in_channels, resolution, resolution),
+        color=preprocessing.color,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        # The margin around the crop keeps its share when the subnet looks at smaller images.
+        resize=None if resize is None else round(resize * resolution / preprocessing.crop),
+        crop=None if resize is None else resolution,
+    )
+
+
+def write_bundle(out: Path, contents: Contents, story: Story) -> Manifest:
+    """Write the bundle whole, replacing an older one, and read it back.
+
+    Raises:
+        FileError: the disk is full, or the place cannot be written.
+        EngineError: TensorRT for RTX cannot build an engine of a model that passed all checks.
+    """
+    is_replacing = check_place(out)
+    with whole_folder(out, replace=out.exists()) as folder:
+        entry = _write_models(folder, contents)
+        engines, notes = _write_engines(folder, contents, entry, story)
+        manifest = Manifest(
+            name=contents.data.name,
+            target=contents.target.name,
+            input=input_spec(contents.data, contents.space, contents.arch.resolution),
+            output=OutputSpec(classes=contents.space.num_classes),
+            labels=contents.data.classes,
+            subnets=(entry,),
+            engines=engines,
+            search=dict(contents.search),
+            provenance=dict(contents.provenance),
+            notes=(*contents.exports.notes(), *notes),
+        )
+        for path, content in contents.extras.items():
+            _write(folder / path, content)
+        _write(folder / "README.md", instructions(manifest, contents.target).encode())
+        write_manifest(folder, manifest)
+    if is_replacing:
+        story.say(f"replaced the older bundle at {out}")
+    return read_bundle(out).manifest
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def _write_models(folder: Path, contents: Contents) -> SubnetEntry:
+    models = []
+    for export in contents.exports.shipped:
+        assert export.validation is not None
+        assert export.test is not None
+        path = f"models/{contents.subnet}/{export.precision}.onnx"
+        _write(folder / path, export.content)
+        models.append(
+            model_file(
+                folder,
+                path,
+                precision=export.precision,
+                backends=BACKENDS[export.precision],
+                top1=export.test.top1,
+                top1_validation=export.validation.top1,
+                max_abs_error=max(export.validation.max_abs_error, export.test.max_abs_error),
+            )
+        )
+    return SubnetEntry(
+        name=contents.subnet,
+        arch=contents.arch.to_dict(),
+        flops=contents.costs.flops,
+        params=contents.costs.params,
+        activation_bytes=contents.costs.activation_bytes,
+        weight_bytes=contents.costs.weight_bytes,
+        models=tuple(models),
+        latency=dict(contents.latency),
+    )
+
+
+def _write_engines(
+    folder: Path, contents: Contents, entry: SubnetEntry, story: Story
+) -> tuple[tuple[EngineFile, ...], tuple[str, ...]]:
+    """Build the engines that can be built here; return them, and what a person should know."""
+    target = contents.target
+    if target.build == "none":
+        return (), ()
+    if target.build == "device":
+        return (), (f"engines are built on the device: deps-serve build; see README.md ({target.description})",)
+    engines = []
+    try:
+        for model in models_to_build(entry, target):
+            plan = plan_build(target, entry.name, model)
+            story.detail(f"building a {plan.model.precision} engine with {target.runtime} {plan.runtime_version}")
+            engine, record, _ = build_planned((folder / model.path).read_bytes(), plan)
+            _write(folder / record.path, engine)
+            engines.append(record)
+    except MissingExtraError as error:
+        story.warn(f"no engine was built: {error}")
+        return (), (f"no engine was built: {error}; or build it later with deps-serve build",)
+    return tuple(engines), ()
+
+
+def instructions(manifest: Manifest, target: Target) -> str:
+    """Return the page that tells what to do with the bundle, in Markdown."""
+    subnet = manifest.default_subnet
+    files = "\n".join(
+        f"- `{model.path}`: {model.precision}, {100 * (model.top1 or 0):.2f} % on test images"
+        for model in subnet.models
+    )
+    if target.build == "device":
+        steps = _ON_DEVICE
+    elif manifest.engines:
+        steps = _WITH_ENGINES
+    elif target.build == "here":
+        steps = _ENGINES_LATER
+    else:
+        steps = _PLAIN
+    notes = "".join(f"- {note}\n" for note in manifest.notes)
+    return _PAGE.format(
+        name=manifest.name,
+        target=target.name,
+        description=target.description,
+        subnet=subnet.name,
+        files=files,
+        steps=steps,
+        notes=f"\n## Notes\n\n{notes}" if notes else "",
+    )
+
+
+_PAGE = """\
+# {name} for {target}
+
+{description}. One subnet, `{subnet}`; every file was run against the network it was exported from.
+
+{files}
+
+`manifest.json` describes and vouches for all of it; `report/pareto.png` shows what was chosen among.
+
+## Run it
+
+{steps}{notes}"""
+
+_ON_DEVICE = """\
+Copy this folder to the device. A TensorRT engine runs only where it was built: the device builds its own, once.
+
+    python3 -m venv --system-site-packages ~/deps    # so that JetPack's TensorRT is seen
+    ~/deps/bin/pip install deps-ofa                  # without JetPack: 'deps-ofa[tensorrt]'
+    ~/deps/bin/deps-serve build .                    # some minutes; kept for every later start
+    ~/deps/bin/deps-serve .
+"""
+
+_WITH_ENGINES = """\
+The TensorRT engine lies in `engines/`; it runs on every GPU of the family, with the version it was built by.
+
+    pip install 'deps-ofa[tensorrt-rtx]'
+    deps-serve .
+"""
+
+_ENGINES_LATER = """\
+No engine lies in this bundle yet, because TensorRT for RTX was not installed where it was made.
+
+    pip install 'deps-ofa[tensorrt-rtx]'
+    deps-serve build .                               # needs no GPU
+    deps-serve .
+"""
+
+_PLAIN = """\
+    pip install deps-ofa
+    deps-serve .
+"""

@@ -1,0 +1,80 @@
+"""``deps-extract``: find the most accurate subnet within a budget, compile it, check it, and write a bundle.
+
+Relies on ``deps.ground.console`` for the manners of a command; everything heavy is imported after ``--help``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from deps.ground.console import Report, Story, add_common_flags, add_version_flag, require, run_command
+
+EXAMPLE = """example:
+  deps-extract --flops 300M --target jetson
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="deps-extract",
+        description="Find the most accurate subnet of a trained supernet within a budget, export it as ONNX in every "
+        "precision, check each file against the network, and write a bundle for a target. "
+        "Any combination of budgets may be given; without one, the most accurate subnet is taken.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--supernet", type=Path, metavar="RUN", help="run folder (default: the newest in runs/)")
+    parser.add_argument("--target", required=True, metavar="NAME", help="what to compile for: cpu, jetson, rtx, ...")
+    parser.add_argument("--out", type=Path, metavar="BUNDLE", help="where to write (default: bundles/TARGET-BUDGET)")
+
+    budget = parser.add_argument_group("budget, for one image")
+    budget.add_argument("--flops", metavar="N", help="most multiply-adds, e.g. 300M")
+    budget.add_argument("--latency", metavar="TIME", help="most time by the target's latency table, e.g. 0.2ms")
+    budget.add_argument("--params", metavar="N", help="most parameters, e.g. 4M")
+    budget.add_argument("--size", metavar="BYTES", help="most bytes of the weights as fp32, e.g. 4MB")
+    budget.add_argument("--memory", metavar="BYTES", help="most bytes of activations at once as fp32, e.g. 2MB")
+
+    search = parser.add_argument_group("search and checks")
+    search.add_argument(
+        "--max-drop", type=float, default=1.0, metavar="POINTS", help="accuracy a precision may lose (default: 1.0)"
+    )
+    search.add_argument(
+        "--samples", type=int, default=160, metavar="N", help="most subnets measured for the predictor (default: 160)"
+    )
+    search.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
+    search.add_argument("--targets", type=Path, metavar="FILE", help="TOML file with targets of your own")
+    add_common_flags(parser)
+    add_version_flag(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``deps-extract``; return its exit code."""
+    return run_command("deps-extract", _run, build_parser().parse_args(argv))
+
+
+def _run(args: argparse.Namespace) -> Report:
+    for module in ("torch", "onnx", "safetensors"):
+        require(module, "compile")
+    from deps.extract.budget import AXES, Budget
+    from deps.extract.pipeline import ExtractConfig, extract
+
+    config = ExtractConfig(
+        target=args.target,
+        budget=Budget.parse({axis.key: getattr(args, axis.key) for axis in AXES}),
+        supernet=args.supernet,
+        out=args.out,
+        targets_file=args.targets,
+        max_drop=args.max_drop,
+        samples=args.samples,
+        seed=args.seed,
+    )
+    return extract(config, Story.from_args(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

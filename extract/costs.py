@@ -1,0 +1,61 @@
+"""What any subnet costs, as functions of whole populations, for the search to bound.
+
+Relies on ``deps.profile``: closed forms for counts, and the target's measured table for latency.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from deps.extract.search import Function
+from deps.ground.console import Story
+from deps.ground.errors import DepsError, LatencyTableError
+from deps.profile.flops import cost_tables
+from deps.profile.latency import LatencyTable, find_table
+from deps.serve.targets import Target
+from deps.supernet import ArchSpec, SearchSpace
+
+
+def cost_functions(space: SearchSpace, table: LatencyTable | None) -> dict[str, Function]:
+    """Return what each axis of a budget costs, by its key; latency only where a table knows it."""
+    flops, params, memory, size = cost_tables(space)
+    functions: dict[str, Function] = {"flops": flops, "params": params, "size": size, "memory": memory}
+    if table is not None:
+        functions["latency"] = lambda genes: np.asarray(table.predict_many(space, genes))
+    return functions
+
+
+def usable_table(
+    run: Path, target: Target, space: SearchSpace, story: Story, *, is_needed: bool
+) -> LatencyTable | None:
+    """Return the latency table of a target, or None where there is none and none is needed.
+
+    Raises:
+        LatencyTableError: it is needed, and missing, damaged, or of another space.
+        FileError: it is needed and cannot be read.
+    """
+    path = find_table(run, target.name)
+    if not path.exists():
+        if is_needed:
+            raise LatencyTableError(
+                f"a latency budget needs times that were measured on {target.name}, and there is no {path}; "
+                f"make it with: deps-profile latency --supernet {run} --target {target.name}"
+            )
+        return None
+    try:
+        table = LatencyTable.load(path)
+        # Only what was measured can be searched; if the smallest subnet was not, nothing was.
+        table.predict(space, ArchSpec.smallest(space, resolution=table.resolutions[0]))
+    except DepsError as error:
+        if is_needed:
+            raise
+        story.warn(f"latency is not predicted: {error}")
+        return None
+    if not table.beats_flops_line:
+        story.warn(
+            f"the latency table of {target.name} foretells no better than FLOPs do "
+            f"({table.error.mape:.1%} against {table.error.flops_line_mape:.1%}); measure it again on a quiet machine"
+        )
+    return table

@@ -1,0 +1,264 @@
+"""From a budget to a verified bundle: search, measure, choose, export, check, write.
+
+Relies on every step being a module of its own; this page is their order, and what each is told of the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deps.extract.budget import Budget, check_feasible, fits_all, limits
+from deps.extract.bundle import Contents, Costs, check_place, write_bundle
+from deps.extract.costs import cost_functions, usable_table
+from deps.extract.evaluate import CACHE_NAME, Evaluator
+from deps.extract.export import export_subnet
+from deps.extract.predictor import Predictor
+from deps.extract.report import ExtractReport, Landscape, plot_png, plot_text
+from deps.extract.search import Function, SearchResult, Values, front, search
+from deps.extract.survey import Survey, survey
+from deps.ground.console import Story
+from deps.ground.errors import BudgetError
+from deps.ground.provenance import provenance
+from deps.ground.units import format_count, format_seconds
+from deps.profile.flops import count
+from deps.profile.latency import LatencyTable
+from deps.serve.manifest import Latency
+from deps.serve.targets import Target, get_target
+from deps.supernet import ArchSpec, SearchSpace
+from deps.supernet.sampling import Genes, decode
+from deps.train.run import newest_run, open_run
+
+FINALISTS = 8
+"""How many of the best that are predicted are measured before one is chosen."""
+
+SAMPLES = 160
+"""Most subnets that are measured for the predictor."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExtractConfig:
+    """All that decides a bundle, besides the run."""
+
+    target: str
+    """Name of a target, or an alias."""
+
+    budget: Budget = field(default_factory=Budget)
+    """What the subnet may cost; no bound takes the most accurate."""
+
+    supernet: Path | None = None
+    """Run folder; None takes the newest finished one under ``runs/``."""
+
+    out: Path | None = None
+    """Where the bundle appears; None means ``bundles/<target>-<budget>``."""
+
+    targets_file: Path | None = None
+    """The user's own targets."""
+
+    max_drop: float = 1.0
+    """Largest loss of validation accuracy of a precision, in points of a hundred."""
+
+    samples: int = SAMPLES
+    """Most subnets that are measured for the predictor."""
+
+    finalists: int = FINALISTS
+    """How many are measured before one is chosen."""
+
+    seed: int = 0
+    """Of everything random."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_drop <= 100:
+            raise BudgetError(f"max_drop is {self.max_drop}; expected points of a hundred, e.g. --max-drop 1.0")
+        if self.samples < 8 or self.finalists < 1:
+            raise BudgetError(
+                f"{self.samples} samples and {self.finalists} finalists; expected at least 8 and 1: "
+                "a predictor needs something to learn from, e.g. --samples 60"
+            )
+        if self.seed < 0:
+            raise BudgetError(f"seed is {self.seed}; expected 0 or more")
+
+    def place(self) -> Path:
+        """Return where the bundle appears."""
+        return self.out if self.out is not None else Path("bundles") / f"{self.target}-{self.budget.slug()}"
+
+
+def extract(config: ExtractConfig, story: Story) -> ExtractReport:
+    """Find the most accurate subnet within the budget and write its bundle.
+
+    Raises:
+        DepsError: of the kind that fits: budget, target, run, latency table, data, export, or files.
+    """
+    started = time.monotonic()
+    target, out = get_target(config.target, config.targets_file), config.place()
+    check_place(out)
+    run = open_run(config.supernet) if config.supernet is not None else newest_run()
+    supernet, data = run.supernet(), run.data()
+    space, rng = supernet.space, np.random.default_rng(config.seed)
+    table = usable_table(run.folder, target, space, story, is_needed=config.budget.max_latency_ms is not None)
+    costs = cost_functions(space, table)
+    story.say(f"supernet {run.folder} ({space.name}, {format_count(space.size())} subnets), target {target.name}")
+    check_feasible(space, config.budget, costs, target=target.name, rng=rng)
+    _say_what_the_budget_does(space, config.budget, costs, story, rng)
+
+    calibration_images = run.recipe.calibration_images if run.recipe is not None else 2000
+    evaluator = Evaluator(supernet, data, cache=run.folder / CACHE_NAME, calibration_images=calibration_images)
+    axis = config.budget.main_axis
+    surveyed = survey(evaluator, costs[axis.key], (costs["flops"], costs["params"]), rng, story, most=config.samples)
+    predictor = surveyed.predictor
+    story.say(predictor.quality.to_text())
+
+    found = search(space, predictor, limits(config.budget, costs), rng=rng, count=config.finalists)
+    finalists = decode(space, found.genes)
+    measured = evaluator.measure(finalists, story, "measuring the best")
+    # Of equals the first, which is predicted to be the best.
+    best = int(np.argmax(measured))
+    arch, genes = finalists[best], found.genes[best : best + 1]
+    story.say(
+        f"{'all' if found.is_exact else 'evolution scored'} {found.evaluated:,} subnets within the budget"
+        f"{' were scored' if found.is_exact else ''}; the best {len(finalists)} were measured: "
+        f"{', '.join(f'{100 * accuracy:.2f}' for accuracy in measured)} %"
+    )
+
+    landscape = _landscape(space, config, costs, surveyed, found.genes, measured, best, rng)
+    if story.is_terminal:
+        story.say(plot_text(landscape))
+    subnet, cost = evaluator.subnet(arch), count(space, arch)
+    name = f"{space.name}-{format_count(cost.flops)}-{_short_hash(genes)}"
+    source = {
+        "run": run.name,
+        "space": space.name,
+        "supernet_sha256": evaluator.supernet_sha256,
+        "supernet": supernet.provenance,
+        "seed": config.seed,
+    }
+    metadata = {
+        "deps.subnet": name,
+        "deps.arch": json.dumps(arch.to_dict()),
+        "deps.space": space.name,
+        "deps.supernet_sha256": evaluator.supernet_sha256,
+    }
+    exports = export_subnet(
+        space, arch, subnet, data, story, metadata=metadata, max_drop=config.max_drop, seed=config.seed
+    )
+    contents = Contents(
+        target=target,
+        space=space,
+        arch=arch,
+        subnet=name,
+        costs=Costs(
+            flops=cost.flops,
+            params=cost.params,
+            activation_bytes=cost.activation_bytes,
+            weight_bytes=cost.weight_bytes,
+        ),
+        exports=exports,
+        data=data,
+        latency=_latency(space, arch, target, table),
+        search=_search_facts(config, predictor, found, finalists, measured, best),
+        provenance={**provenance(), "source": source},
+        extras={"report/pareto.png": plot_png(landscape, f"{name}, {target.name}")},
+    )
+    manifest = write_bundle(out, contents, story)
+    seconds = time.monotonic() - started
+    story.detail(f"done in {format_seconds(seconds)}; {evaluator.num_measured} subnets were measured anew")
+    return ExtractReport(
+        bundle=out,
+        run=run.folder,
+        manifest=manifest,
+        budget=config.budget,
+        arch=arch,
+        exports=exports.entries,
+        torch_validation=exports.torch_validation,
+        torch_test=exports.torch_test,
+        quality=predictor.quality,
+        landscape=landscape,
+        seconds=seconds,
+    )
+
+
+def _say_what_the_budget_does(
+    space: SearchSpace, budget: Budget, costs: Mapping[str, Function], story: Story, rng: np.random.Generator
+) -> None:
+    if not budget.bounds():
+        story.say("no budget was given: taking the most accurate subnet there is; bound it with e.g. --flops 300M")
+    elif fits_all(space, limits(budget, costs), rng):
+        story.say(f"every subnet of {space.name} fits {budget.describe()}: taking the most accurate")
+
+
+def _short_hash(genes: Genes) -> str:
+    return hashlib.sha256(genes.tobytes()).hexdigest()[:6]
+
+
+def _latency(space: SearchSpace, arch: ArchSpec, target: Target, table: LatencyTable | None) -> dict[str, Latency]:
+    if table is None:
+        return {}
+    predicted = table.predict(space, arch)
+    return {target.name: Latency(predicted_ms=predicted, error_ms=table.error_ms(predicted))}
+
+
+def _landscape(
+    space: SearchSpace,
+    config: ExtractConfig,
+    costs: Mapping[str, Function],
+    surveyed: Survey,
+    finalists: Genes,
+    measured: Values,
+    best: int,
+    rng: np.random.Generator,
+) -> Landscape:
+    axis = config.budget.main_axis
+    cost = costs[axis.key]
+    _, front_costs, front_accuracies = front(space, surveyed.predictor, cost, rng=rng)
+    finalist_costs = np.asarray(cost(finalists), np.float64)
+    return Landscape(
+        axis=axis,
+        bound={a.key: bound for a, bound in config.budget.bounds()}.get(axis.key),
+        sample_costs=np.asarray(cost(surveyed.genes), np.float64),
+        sample_accuracies=surveyed.accuracies,
+        front_costs=front_costs,
+        front_accuracies=front_accuracies,
+        finalist_costs=finalist_costs,
+        finalist_accuracies=measured,
+        chosen_cost=float(finalist_costs[best]),
+        chosen_accuracy=float(measured[best]),
+        noise=surveyed.predictor.quality.noise,
+    )
+
+
+def _search_facts(
+    config: ExtractConfig,
+    predictor: Predictor,
+    found: SearchResult,
+    finalists: list[ArchSpec],
+    measured: Values,
+    best: int,
+) -> dict[str, Any]:
+    quality = predictor.quality
+    return {
+        "budget": config.budget.to_dict(),
+        "seed": config.seed,
+        "max_drop": config.max_drop,
+        "objective": "top-1 on validation images: predicted for all, measured for the finalists",
+        "is_exact": found.is_exact,
+        "evaluated": found.evaluated,
+        "predictor": {
+            "samples": quality.samples,
+            "mean_error": quality.mean_error,
+            "measurement_noise": quality.noise,
+            "kendall_tau": quality.kendall_tau,
+            "spearman": quality.spearman,
+        },
+        "finalists": [
+            {"arch": arch.to_dict(), "predicted_top1": float(score), "measured_top1": float(accuracy)}
+            for arch, score, accuracy in zip(finalists, found.scores, measured, strict=True)
+        ],
+        "chosen": best,
+    }

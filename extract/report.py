@@ -1,0 +1,242 @@
+"""Tell what was extracted: a table for a person, one object for a program, and a picture of what was chosen among.
+
+Relies on the measurements that were made anyway; nothing is computed here but the drawing.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deps.extract.budget import Axis, Budget
+from deps.extract.export import Export
+from deps.extract.predictor import Quality
+from deps.extract.search import Values
+from deps.ground.console import text_table
+from deps.ground.units import format_bytes, format_count, format_ms
+from deps.serve.manifest import Latency, Manifest
+from deps.serve.records import plain_from_record
+from deps.supernet import ArchSpec
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class Landscape:
+    """Accuracy against the budget's main axis: what was measured, what is foretold, what was chosen."""
+
+    axis: Axis
+    bound: float | None
+    """The budget on that axis, if it has one."""
+
+    sample_costs: Values
+    sample_accuracies: Values
+    """The subnets that the predictor was fitted on, as measured."""
+
+    front_costs: Values
+    front_accuracies: Values
+    """The best that the predictor foretells at each cost."""
+
+    finalist_costs: Values
+    finalist_accuracies: Values
+    """The best under the budget, as measured; one of them is the chosen."""
+
+    chosen_cost: float
+    chosen_accuracy: float
+    noise: float
+    """Standard error of one measured accuracy."""
+
+
+def plot_png(landscape: Landscape, title: str) -> bytes:
+    """Return the landscape as a PNG picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
+
+    figure = Figure(figsize=(7.5, 4.8), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    view, axis = landscape, landscape.axis
+    axes.scatter(
+        view.sample_costs, 100 * view.sample_accuracies, s=16, c="#9aa5b1", label="measured, for the predictor"
+    )
+    axes.plot(view.front_costs, 100 * view.front_accuracies, c="#2563eb", lw=1.6, label="best that is predicted")
+    axes.scatter(
+        view.finalist_costs,
+        100 * view.finalist_accuracies,
+        s=34,
+        facecolors="none",
+        edgecolors="#b45309",
+        label="measured, best under the budget",
+    )
+    axes.errorbar(
+        [view.chosen_cost],
+        [100 * view.chosen_accuracy],
+        yerr=[100 * view.noise],
+        fmt="*",
+        ms=15,
+        c="#dc2626",
+        capsize=3,
+        label="chosen (± standard error)",
+    )
+    costs = np.concatenate([view.sample_costs, view.front_costs, [view.chosen_cost]])
+    if view.bound is not None and view.bound <= 1.3 * costs.max():
+        axes.axvline(view.bound, c="#111827", ls="--", lw=1, label=f"budget {axis.write(view.bound)}")
+    elif view.bound is not None:
+        axes.plot([], [], " ", label=f"budget {axis.write(view.bound)}: further right")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(axis, value)))
+    axes.set_xlabel(axis.noun)
+    axes.set_ylabel("top-1 on validation images, %")
+    axes.set_title(title)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8, loc="lower right")
+    stream = io.BytesIO()
+    # Without the library's version in it, the same numbers give the same bytes.
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    return stream.getvalue()
+
+
+def _tick(axis: Axis, value: float) -> str:
+    """Return a number of the axis without the noun that stands below it."""
+    text = axis.write(value) if value > 0 else "0"
+    return text.removesuffix(" FLOPs").removesuffix(" parameters")
+
+
+def plot_text(landscape: Landscape, *, width: int = 78, height: int = 18) -> str:
+    """Return the landscape drawn with characters, for a terminal."""
+    import plotext
+
+    view = landscape
+    unit, scale = _plain_unit(view)
+    plotext.clear_figure()
+    plotext.theme("clear")
+    plotext.plotsize(width, height)
+    plotext.scatter(list(view.sample_costs / scale), list(100 * view.sample_accuracies), marker="·", label="measured")
+    plotext.plot(
+        list(view.front_costs / scale), list(100 * view.front_accuracies), marker="braille", label="best predicted"
+    )
+    plotext.scatter([view.chosen_cost / scale], [100 * view.chosen_accuracy], marker="X", label="chosen")
+    plotext.xlabel(f"{view.axis.noun}{unit}")
+    plotext.ylabel("top-1 %")
+    return str(plotext.build())
+
+
+def _plain_unit(view: Landscape) -> tuple[str, float]:
+    """Return how the numbers of the main axis are written on a plot of characters."""
+    if view.axis.key == "latency":
+        return ", ms", 1.0
+    largest = float(np.max(np.concatenate([view.sample_costs, [view.chosen_cost]])))
+    unit, scale = next((u, s) for u, s in (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0)) if largest >= s or s == 1.0)
+    suffix = "B" if view.axis.key in ("size", "memory") else ""
+    return (f", {unit}{suffix}" if unit + suffix else ""), scale
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class ExtractReport:
+    """What one extraction did."""
+
+    bundle: Path
+    run: Path
+    manifest: Manifest
+    budget: Budget
+    arch: ArchSpec
+    exports: tuple[Export, ...]
+    torch_validation: float
+    torch_test: float
+    quality: Quality
+    landscape: Landscape
+    seconds: float
+
+    def to_text(self) -> str:
+        """Return the table for a person."""
+        entry = self.manifest.default_subnet
+        costs = [
+            f"{format_count(entry.flops)} FLOPs",
+            f"{format_count(entry.params)} parameters",
+            f"{format_bytes(entry.weight_bytes)} of fp32 weights",
+            f"{format_bytes(entry.activation_bytes)} of activations",
+            *[f"{_latency_text(latency)} on {target}" for target, latency in entry.latency.items()],
+        ]
+        rows = [_row(export) for export in self.exports]
+        rows.insert(0, ["torch", "-", _percent(self.torch_validation), _percent(self.torch_test), "-", "-", "-", ""])
+        header = ["precision", "file", "validation", "test", "drop", "max error", "same class", ""]
+        engines = [f"engine: {engine.path} ({format_bytes(engine.size_bytes)})" for engine in self.manifest.engines]
+        lines = [
+            f"{entry.name}: the most accurate found within {self.budget.describe()}",
+            f"  {self.arch.to_text()}",
+            f"  {', '.join(costs)}",
+            "",
+            text_table(header, rows),
+            "",
+            *[f"note: {note}" for note in self.manifest.notes],
+            *engines,
+            f"bundle: {self.bundle}  (what to do with it: {self.bundle / 'README.md'})",
+        ]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        entry = self.manifest.default_subnet
+        return {
+            "bundle": str(self.bundle),
+            "supernet": str(self.run),
+            "target": self.manifest.target,
+            "budget": self.budget.to_dict(),
+            "subnet": plain_from_record(entry),
+            "top1_torch": {"validation": self.torch_validation, "test": self.torch_test},
+            "precisions": [_plain(export) for export in self.exports],
+            "engines": [plain_from_record(engine) for engine in self.manifest.engines],
+            "search": self.manifest.search,
+            "notes": list(self.manifest.notes),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f} %"
+
+
+def _latency_text(latency: Latency) -> str:
+    if latency.predicted_ms is None:
+        return "unknown latency"
+    error = f" ± {format_ms(latency.error_ms)}" if latency.error_ms is not None else ""
+    return f"{format_ms(latency.predicted_ms)}{error} predicted"
+
+
+def _row(export: Export) -> list[str]:
+    verdict = "" if export.is_shipped else "left out"
+    if export.validation is None or export.test is None or export.drop is None:
+        return [export.precision, "-", "-", "-", "-", "-", "-", verdict]
+    return [
+        export.precision,
+        format_bytes(len(export.content)),
+        _percent(export.validation.top1),
+        _percent(export.test.top1),
+        f"{100 * export.drop:+.2f}",
+        f"{max(export.validation.max_abs_error, export.test.max_abs_error):.2g}",
+        _percent(export.validation.same_answer),
+        verdict,
+    ]
+
+
+def _plain(export: Export) -> dict[str, Any]:
+    measured = {}
+    for split, agreement in (("validation", export.validation), ("test", export.test)):
+        if agreement is not None:
+            measured[split] = {
+                "top1": agreement.top1,
+                "same_class": agreement.same_answer,
+                "max_abs_error": agreement.max_abs_error if np.isfinite(agreement.max_abs_error) else None,
+                "tolerance": agreement.tolerance,
+                "images": agreement.images,
+            }
+    return {
+        "precision": export.precision,
+        "size_bytes": len(export.content),
+        "drop": export.drop,
+        "is_shipped": export.is_shipped,
+        "why_left_out": export.why_left_out,
+        **measured,
+    }

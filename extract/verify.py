@@ -1,0 +1,111 @@
+"""Run every exported graph before it is shipped: compare it with the torch subnet, and measure its accuracy.
+
+Relies on onnxruntime on the CPU as the judge of all precisions. Integer kernels of a processor round in their own way,
+so a graph that is meant for TensorRT runs here with its quantise and dequantise steps taken literally.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from deps.ground.console import require
+from deps.ground.errors import DataError, ExportError
+from deps.serve.manifest import Precision
+from deps.supernet.onnx_graph import INPUT
+
+TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2}
+"""Largest error of a logit, as a share of the largest logit; the int8 precisions answer for their accuracy alone."""
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+"""Images (N, C, H, W) and labels (N,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How a graph's answers compare with those of the torch subnet on the same images."""
+
+    max_abs_error: float
+    """Largest difference of any logit."""
+
+    tolerance: float | None
+    """What that may be; None where only accuracy counts."""
+
+    same_answer: float
+    """Share of images on which both name the same class."""
+
+    top1: float
+    """Share of images that the graph gets right."""
+
+    images: int
+
+    @property
+    def is_within_tolerance(self) -> bool:
+        """Whether no logit is further off than it may be."""
+        return np.isfinite(self.max_abs_error) and (self.tolerance is None or self.max_abs_error <= self.tolerance)
+
+
+class Session:
+    """A graph in onnxruntime, on the CPU."""
+
+    def __init__(self, model: onnx.ModelProto, precision: Precision) -> None:
+        try:
+            onnx.checker.check_model(model, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise ExportError(f"the {precision} graph is not valid ONNX: {_first_line(error)}") from error
+        ort = require("onnxruntime", "compile")
+        options = ort.SessionOptions()
+        options.log_severity_level = 3  # errors only
+        # Spinning threads take the cores from everyone else on a shared machine.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if precision == "trt-int8":
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        try:
+            self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises a class of its own for each kind of failure
+            raise ExportError(f"onnxruntime cannot load the {precision} graph: {_first_line(error)}") from error
+
+    def __call__(self, x_NCHW: NDArray[Any]) -> NDArray[Any]:
+        """Return the logits, shape (N, classes)."""
+        return cast("NDArray[Any]", self._session.run(None, {INPUT: np.ascontiguousarray(x_NCHW)})[0])
+
+
+def compare(model: onnx.ModelProto, precision: Precision, subnet: nn.Module, batches: Batches) -> Agreement:
+    """Run a graph and the torch subnet on the same images.
+
+    Raises:
+        ExportError: the graph is not valid, or onnxruntime cannot load it.
+        DataError: there was no image.
+    """
+    session = Session(model, precision)
+    error = largest = 0.0
+    same = right = images = 0
+    for x_NCHW, labels_N, expected_NV in _answers(subnet, batches):
+        found_NV = session(x_NCHW)
+        difference = np.abs(found_NV - expected_NV)
+        error = max(error, float(difference.max())) if np.isfinite(difference).all() else float("inf")
+        largest = max(largest, float(np.abs(expected_NV).max()))
+        same += int((found_NV.argmax(1) == expected_NV.argmax(1)).sum())
+        right += int((found_NV.argmax(1) == labels_N).sum())
+        images += len(labels_N)
+    if images == 0:
+        raise DataError("a graph cannot be compared without images; the split is empty")
+    tolerance = TOLERANCE[precision] * largest if precision in TOLERANCE else None
+    return Agreement(error, tolerance, same / images, right / images, images)
+
+
+@torch.no_grad()
+def _answers(subnet: nn.Module, batches: Batches) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
+    for x_NCHW, labels_N in batches:
+        yield x_NCHW.numpy(), labels_N.numpy(), subnet(x_NCHW).numpy()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
