@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deps.extract.search import Function, Values
+from deps.ground.console import require
 from deps.supernet.arch import ArchSpec
 from deps.supernet.sampling import Genes, distinct, encode, one_hot, random_genes
 from deps.supernet.space import SearchSpace
@@ -111,15 +112,15 @@ def _fit_with(
 
 
 def _quality(accuracies: Values, left_out: Values, error: float, images: int) -> Quality:
-    from scipy.stats import kendalltau, spearmanr
-
+    stats = require("scipy.stats", "compile")
     mean = float(accuracies.mean())
     noise = math.sqrt(max(mean * (1 - mean), 1 / images) / images)
     # Without two different values there is no order to get right.
     if np.ptp(accuracies) == 0 or np.ptp(left_out) == 0:
         tau = rho = 0.0
     else:
-        tau, rho = float(kendalltau(accuracies, left_out)[0]), float(spearmanr(accuracies, left_out)[0])
+        tau = float(stats.kendalltau(accuracies, left_out).statistic)
+        rho = float(stats.spearmanr(accuracies, left_out).statistic)
     return Quality(len(accuracies), error, noise, tau, rho)
 
 

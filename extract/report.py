@@ -110,17 +110,24 @@ def plot_text(landscape: Landscape, *, width: int = 78, height: int = 18) -> str
 
     view = landscape
     unit, scale = _plain_unit(view)
-    plotext.clear_figure()
-    plotext.theme("clear")
-    plotext.plotsize(width, height)
-    plotext.scatter(list(view.sample_costs / scale), list(100 * view.sample_accuracies), marker="·", label="measured")
-    plotext.plot(
-        list(view.front_costs / scale), list(100 * view.front_accuracies), marker="braille", label="best predicted"
+    figure = plotext.figure
+    figure.clear()
+    figure.theme("colorless")
+    figure.plot_size(width, height)
+    series = (
+        ("·", "measured", view.sample_costs, view.sample_accuracies),
+        ("+", "best that is predicted", view.front_costs, view.front_accuracies),
+        ("o", "best under the budget", view.finalist_costs, view.finalist_accuracies),
+        ("X", "chosen", np.array([view.chosen_cost]), np.array([view.chosen_accuracy])),
     )
-    plotext.scatter([view.chosen_cost / scale], [100 * view.chosen_accuracy], marker="X", label="chosen")
-    plotext.xlabel(f"{view.axis.noun}{unit}")
-    plotext.ylabel("top-1 %")
-    return str(plotext.build())
+    for marker, _, costs, accuracies in series:
+        figure.draw(figure.signal((costs / scale).tolist(), (100 * accuracies).tolist(), marker=marker))
+    figure.label(f"{view.axis.noun}{unit}", axis="x")
+    figure.label("top-1 %", axis="y")
+    # Its own legend would cover points.
+    legend = "   ".join(f"{marker} {what}" for marker, what, _, _ in series)
+    plain = str(figure.build()).replace("\x1b[0m", "").rstrip()
+    return f"{plain}\n{legend}"
 
 
 def _plain_unit(view: Landscape) -> tuple[str, float]:

@@ -262,8 +262,9 @@ def double_swaps(space: SearchSpace, row: Genes) -> Genes:
 def _changes(space: SearchSpace, row: Genes) -> NDArray[np.int64]:
     """Return all (axis, other gene) pairs, shape (changes, 2)."""
     pairs = [(axis, gene) for axis, size in enumerate(columns(space).choices) for gene in range(size)]
-    changes = np.array(pairs, np.int64).reshape(-1, 2)
-    return changes[row[changes[:, 0]] != changes[:, 1]]
+    every = np.array(pairs, np.int64).reshape(-1, 2)
+    changes: NDArray[np.int64] = every[row[every[:, 0]] != every[:, 1]]
+    return changes
 
 
 def pareto(costs: Values, scores: Values) -> NDArray[np.intp]:
