@@ -75,8 +75,8 @@ def _filled(space: SearchSpace, name: str, genes: Genes, seen: list[Piece]) -> S
     radix = tuple(int(where.choices[column]) for column in deciding)
     numbers = np.ravel_multi_index(tuple(genes[:, deciding].T), radix) if deciding else np.zeros(len(genes), np.intp)
     pieces: dict[int, Piece] = {}
-    for number, piece in zip(numbers.tolist(), seen, strict=True):
-        assert pieces.setdefault(number, piece) == piece, f"{name} depends on more genes than {deciding}"
+    for number, piece in zip(numbers, seen, strict=True):
+        assert pieces.setdefault(int(number), piece) == piece, f"{name} depends on more genes than {deciding}"
     assert len(pieces) == np.prod(radix, dtype=int), f"the designs do not visit every choice of {name}"
     return Slot(name, deciding, radix, tuple(pieces[i] for i in range(len(pieces))), depth_column, depth_gene)
 
