@@ -193,7 +193,7 @@ def open_engine(bundle: Bundle, choice: Choice, *, max_batch: int, num_threads: 
     Args:
         bundle: the bundle it was chosen from.
         choice: the backend and the file.
-        max_batch: most images at once on the processor; an engine has its own limit.
+        max_batch: most images at once, as far as an engine's profile allows.
         num_threads: threads of ONNX Runtime; all cores but one when None.
 
     Raises:
@@ -205,7 +205,9 @@ def open_engine(bundle: Bundle, choice: Choice, *, max_batch: int, num_threads: 
     if isinstance(choice.file, EngineFile):
         from deps.serve.engines.tensorrt import TensorRTEngine
 
-        return TensorRTEngine(content, choice.file, input_spec=manifest.input, output_spec=manifest.output)
+        return TensorRTEngine(
+            content, choice.file, input_spec=manifest.input, output_spec=manifest.output, max_batch=max_batch
+        )
     from deps.serve.engines.onnxruntime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(

@@ -48,7 +48,7 @@ class ServeOptions:
     """Threads of ONNX Runtime; None leaves one core for the server."""
 
     max_batch: int | None = None
-    """Most images at once on the processor; None takes the target's."""
+    """Most images at once, as far as an engine's profile allows; None takes the target's."""
 
     max_queue_images: int = DEFAULT_QUEUE_IMAGES
     """Most images that may wait."""

@@ -23,6 +23,12 @@ from deps.serve.manifest import BatchProfile, EngineFile, InputSpec, OutputSpec
 FLOAT_BYTES = 4
 
 
+def narrowed(profile: BatchProfile, max_batch: int) -> BatchProfile:
+    """Return the part of a profile that holds at most so many images, and at least its own smallest batch."""
+    largest = max(profile.min, min(profile.max, max_batch))
+    return BatchProfile(min=profile.min, opt=min(profile.opt, largest), max=largest)
+
+
 def lane_sizes(profile: BatchProfile) -> tuple[int, ...]:
     """Return the batch sizes that get a lane: powers of two inside the profile, and its ends."""
     powers = (1 << exponent for exponent in range(profile.max.bit_length()))
@@ -132,8 +138,17 @@ class _Lane:
 class TensorRTEngine:
     """One deserialized engine with its lanes."""
 
-    def __init__(self, engine: bytes, file: EngineFile, *, input_spec: InputSpec, output_spec: OutputSpec) -> None:
+    def __init__(
+        self, engine: bytes, file: EngineFile, *, input_spec: InputSpec, output_spec: OutputSpec, max_batch: int
+    ) -> None:
         """Load an engine whose bytes were checked against ``file.sha256``.
+
+        Args:
+            engine: the engine's bytes.
+            file: its record.
+            input_spec: what the manifest says goes in; the engine must agree.
+            output_spec: what the manifest says comes out; the engine must agree.
+            max_batch: most images at once, if the engine's profile allows more.
 
         Raises:
             EngineError: no GPU or driver, an engine of another version or GPU, or one that TensorRT refuses.
@@ -147,7 +162,7 @@ class TensorRTEngine:
             raise EngineError(f"the engine {file.path} cannot run here: {unfit}; expected one for this GPU; {REBUILD}")
         self._file, self._input, self._output = file, input_spec, output_spec
         self._name = f"{file.runtime} {trt.__version__}"
-        self._sizes = lane_sizes(file.profile)
+        self._sizes = lane_sizes(narrowed(file.profile, max_batch))
         self._lanes: dict[tuple[int, int], _Lane] = {}
         with logged_calls(file.runtime) as (logger, messages):
             self._runtime = trt.Runtime(logger)
@@ -182,7 +197,7 @@ class TensorRTEngine:
     @property
     def max_batch(self) -> int:
         """Most images that ``infer`` takes at once."""
-        return self._file.profile.max
+        return self._sizes[-1]
 
     @property
     def warm_up_batches(self) -> tuple[int, ...]:
@@ -207,8 +222,8 @@ class TensorRTEngine:
         Raises:
             EngineError: a batch it was not made for, or CUDA or TensorRT failed.
         """
-        images = len(batch_NCHW)
         check_batch(batch_NCHW, self._input.shape, self.max_batch)
+        images = len(batch_NCHW)
         lane = self._lane(images)
         lane.images[:images] = batch_NCHW
         lane.run()

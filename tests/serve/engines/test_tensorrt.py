@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from deps.ground.errors import EngineError
 from deps.serve.engines.builder import BuildSettings, build_engine
 from deps.serve.engines.cudart import why_no_gpu
-from deps.serve.engines.tensorrt import TensorRTEngine, lane_sizes, padded_size, why_not_on
+from deps.serve.engines.tensorrt import TensorRTEngine, lane_sizes, narrowed, padded_size, why_not_on
 from deps.serve.manifest import BatchProfile, EngineFile, InputSpec, OutputSpec
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
@@ -65,6 +65,14 @@ def test_lanes_are_powers_of_two_and_the_ends():
     assert lane_sizes(BatchProfile(min=3, opt=4, max=16)) == (3, 4, 8, 16)
 
 
+def test_batch_limit_narrows_a_profile_and_never_widens_it():
+    """``--max-batch`` saves the memory of the larger lanes; it cannot ask an engine for more than it was built for."""
+    built = BatchProfile(min=2, opt=4, max=8)
+    assert narrowed(built, 16) == built
+    assert narrowed(built, 3) == BatchProfile(min=2, opt=3, max=3)
+    assert narrowed(built, 1) == BatchProfile(min=2, opt=2, max=2)
+
+
 def test_engine_for_another_gpu_is_refused_by_name(built):
     """A copied bundle brings along engines of the machine it came from."""
     _, record = built
@@ -80,7 +88,7 @@ def test_without_a_gpu_the_engine_says_why_and_the_process_lives(built):
     """TensorRT may crash where there is no GPU; this process must get a reason instead."""
     engine, record = built
     with pytest.raises(EngineError, match=r"no GPU can be used: .*; expected an NVIDIA GPU with its driver"):
-        TensorRTEngine(engine, record, input_spec=INPUT, output_spec=OUTPUT)
+        TensorRTEngine(engine, record, input_spec=INPUT, output_spec=OUTPUT, max_batch=8)
 
 
 @pytest.mark.gpu
@@ -88,7 +96,7 @@ def test_without_a_gpu_the_engine_says_why_and_the_process_lives(built):
 def test_engine_computes_what_numpy_computes(built, tiny, images):
     """Padding, pinned buffers and graphs change nothing but the speed, for every batch and from several threads."""
     engine_bytes, record = built
-    engine = TensorRTEngine(engine_bytes, record, input_spec=INPUT, output_spec=OUTPUT)
+    engine = TensorRTEngine(engine_bytes, record, input_spec=INPUT, output_spec=OUTPUT, max_batch=8)
 
     def compute() -> None:
         for batch in (1, 2, 3, 5, 6, 1):
