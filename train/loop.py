@@ -30,7 +30,7 @@ from deps.train.methods import method_of
 from deps.train.metrics import MetricsLog
 from deps.train.recipe import Recipe
 from deps.train.results import BATCH, TrainReport, measure
-from deps.train.run import RESULTS, SCHEMA_VERSION, locked, prepare, read_results
+from deps.train.run import RESULTS, SCHEMA_VERSION, cpu_threads, locked, prepare, read_results
 from deps.train.step import momentum_of, sgd, train_step, trainable
 
 
@@ -70,9 +70,8 @@ def train(config: TrainConfig, story: Story) -> TrainReport:
             return TrainReport.from_dict(space, finished, folder=str(config.out))
         device = resolve_device(config.device)
         data = load_data(config.recipe.dataset, train_images=config.recipe.train_images).to(device)
-        if config.recipe.threads:
-            torch.set_num_threads(config.recipe.threads)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        devices = [device] if device.type == "cuda" else []
+        with cpu_threads(config.recipe.threads), torch.random.fork_rng(devices=devices):
             return _Training(config, data, device, story).run()
 
 
