@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from deps.extract.budget import Budget, check_feasible, fits_all, limits
 from deps.extract.bundle import Contents, Costs, check_place, write_bundle
@@ -100,6 +101,8 @@ def extract(config: ExtractConfig, story: Story) -> ExtractReport:
     target, out = get_target(config.target, config.targets_file), config.place()
     check_place(out)
     run = open_run(config.supernet) if config.supernet is not None else newest_run()
+    if run.recipe is not None and run.recipe.threads:
+        torch.set_num_threads(run.recipe.threads)
     supernet, data = run.supernet(), run.data()
     space, rng = supernet.space, np.random.default_rng(config.seed)
     table = usable_table(run.folder, target, space, story, is_needed=config.budget.max_latency_ms is not None)

@@ -181,8 +181,8 @@ def _stage_genes(stage: Any, blocks: int) -> Genes:
 
 def one_hot(space: SearchSpace, genes: Genes) -> NDArray[np.float64]:
     """Return features for regression: one column a choice of each axis with several; left-out blocks are all zero."""
-    where, features = columns(space), []
-    active = active_blocks(space, genes)
+    where, active = columns(space), active_blocks(space, genes)
+    features = [np.zeros((len(genes), 0), np.bool_)]  # a space of one subnet has no features at all
     for column, count in enumerate(where.choices):
         if count == 1:
             continue

@@ -1,0 +1,84 @@
+"""A real run to extract from: two epochs on the real digits, and what the modules make of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deps.extract.costs import cost_functions
+from deps.extract.evaluate import Evaluator
+from deps.extract.export import Exports, export_subnet
+from deps.extract.search import Function
+from deps.ground.console import Story
+from deps.supernet import ArchSpec, SearchSpace, get_space
+from deps.train.loop import TrainConfig, train
+from deps.train.recipes import get_recipe
+from deps.train.run import Run, open_run
+
+QUIET = Story(quiet=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run; few images and epochs, so that its subnets differ visibly."""
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    recipe = replace(
+        get_recipe("digits"),
+        epochs=6,
+        batch_size=32,
+        warmup_fraction=0.34,
+        epsilon_ramp=0.5,
+        train_images=320,
+        calibration_images=200,
+        evaluation_subnets=0,
+    )
+    train(TrainConfig(recipe=recipe, out=out), QUIET)
+    return open_run(out)
+
+
+@pytest.fixture(scope="session")
+def digits() -> SearchSpace:
+    """The space of the run; small enough to be enumerated."""
+    return get_space("digits")
+
+
+@pytest.fixture(scope="session")
+def costs(digits: SearchSpace) -> dict[str, Function]:
+    """What each axis of a budget costs, without a latency table."""
+    return cost_functions(digits, None)
+
+
+@pytest.fixture(scope="session")
+def evaluator(run: Run) -> Evaluator:
+    """Measures subnets of the run, remembering nothing on disk."""
+    return Evaluator(run.supernet(), run.data(), calibration_images=200)
+
+
+@pytest.fixture(scope="session")
+def smallest(digits: SearchSpace) -> ArchSpec:
+    """The smallest subnet."""
+    return ArchSpec.smallest(digits)
+
+
+@pytest.fixture(scope="session")
+def exports(run: Run, digits: SearchSpace, smallest: ArchSpec, evaluator: Evaluator) -> Exports:
+    """The smallest subnet in every precision."""
+    subnet, data = evaluator.subnet(smallest), run.data()
+    return export_subnet(
+        digits, smallest, subnet, data, QUIET, metadata={"deps.space": "digits"}, max_drop=100.0, seed=0
+    )
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """The same randomness for every test."""
+    return np.random.default_rng(0)
