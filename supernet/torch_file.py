@@ -5,6 +5,7 @@ Relies on ``torch.load(weights_only=True)``, which knows tensors and plain conta
 
 from __future__ import annotations
 
+import io
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -39,26 +40,29 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _load(path: Path) -> Any:
-    if not path.exists():
-        raise FileError(f"{path} does not exist")
-    if not path.is_file():
+    if path.exists() and not path.is_file():
         raise FileError(f"{path} is not a file; expected a checkpoint such as ofa_mbv3.pth")
     try:
-        if path.stat().st_size == 0:
-            raise FileError(f"{path} is empty; copy or download it again")
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise FileError(f"{path} does not exist") from error
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not content:
+        raise FileError(f"{path} is empty; copy or download it again")
+    try:
         with warnings.catch_warnings():
             # Files of old torch versions load with a remark about storages that a user can do nothing about.
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "Forbidden" in str(error):
+        # What is forbidden is told from what is garbage by torch's words alone.
+        if any(word in str(error) for word in ("GLOBAL", "unrecognized", "Can only")):
             raise CheckpointError(
                 f"{path} holds more than tensors, which is not loaded because it could execute code; "
                 "expected a state dict: save module.state_dict() instead of the module"
             ) from error
         raise FileError(f"{path} is damaged or no torch checkpoint; copy or download it again") from error
-    except OSError as error:
-        raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:
         # A damaged file can make the reader fail in any way, since what it reads are instructions.
         raise FileError(
