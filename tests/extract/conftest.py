@@ -33,11 +33,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("runs") / "digits"
     recipe = replace(
         get_recipe("digits"),
-        epochs=6,
+        epochs=4,
         batch_size=32,
         warmup_fraction=0.34,
         epsilon_ramp=0.5,
         train_images=320,
+        random_subnets=1,
         calibration_images=200,
         evaluation_subnets=0,
     )

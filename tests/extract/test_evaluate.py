@@ -1,0 +1,105 @@
+"""Measuring is exact, remembered, and survives being killed at any byte."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from deps.extract.evaluate import Evaluator, Measurements, supernet_sha256
+from deps.ground.console import Story
+from deps.supernet import Supernet
+from deps.supernet.evaluation import recalibrated_subnet, top1
+from deps.supernet.sampling import random_archs
+
+QUIET = Story(quiet=True)
+
+
+@pytest.fixture
+def some(digits, rng):
+    """Three subnets."""
+    return random_archs(digits, 3, rng)
+
+
+def test_a_measurement_is_the_accuracy_of_the_recalibrated_subnet(run, evaluator, some):
+    """What guides the search is what is shipped."""
+    data = run.data()
+    subnet = recalibrated_subnet(run.supernet(), some[0], data.calibration(8, images=200))
+    assert evaluator.measure(some[:1], QUIET)[0] == top1(subnet, data.validation.batches(100))
+
+
+def test_measurements_are_remembered_by_a_later_search(run, some, tmp_path):
+    """A second extraction from the same run costs next to nothing."""
+    path = tmp_path / "measurements.jsonl"
+    first = Evaluator(run.supernet(), run.data(), cache=path, calibration_images=200)
+    again = Evaluator(run.supernet(), run.data(), cache=path, calibration_images=200)
+    np.testing.assert_array_equal(first.measure(some, QUIET), first.measure(some, QUIET))
+    assert first.num_measured == 3
+    later = Evaluator(run.supernet(), run.data(), cache=path, calibration_images=200)
+    np.testing.assert_array_equal(later.measure(some[::-1], QUIET), first.measure(some, QUIET)[::-1])
+    assert later.num_measured == 0
+    assert again.num_measured == 0
+
+
+def test_other_weights_images_or_settings_are_not_mixed_up(run, some, tmp_path):
+    """A number of another supernet would mislead the search in silence."""
+    path = tmp_path / "measurements.jsonl"
+    supernet, data = run.supernet(), run.data()
+    Evaluator(supernet, data, cache=path, calibration_images=200).measure(some[:1], QUIET)
+    altered = Supernet(supernet.space, {name: t.clone() for name, t in supernet.tensors.items()})
+    altered.tensors["classifier.bias"][0] += 1e-3
+    fewer = replace(data, validation=data.validation.first(100))
+    for other in (
+        Evaluator(altered, data, cache=path, calibration_images=200),
+        Evaluator(supernet, fewer, cache=path, calibration_images=200),
+        Evaluator(supernet, data, cache=path, calibration_images=100),
+        Evaluator(supernet, data, cache=path, calibration_images=200, image_limit=100),
+    ):
+        assert other.measurements.get(some[0]) is None
+    assert Evaluator(supernet, data, cache=path, calibration_images=200).measurements.get(some[0]) is not None
+
+
+def test_a_file_cut_at_any_byte_loses_at_most_its_last_line(some, tmp_path):
+    """A kill or a full disk may end a write anywhere."""
+    path = tmp_path / "measurements.jsonl"
+    whole = Measurements(path, {"a": 1})
+    for arch, accuracy in zip(some, (0.5, 0.25, 0.75), strict=True):
+        whole.add(arch, accuracy)
+    content = path.read_bytes()
+    last = content[:-1].rfind(b"\n") + 1
+    for cut in range(last, len(content)):
+        path.write_bytes(content[:cut])
+        found = Measurements(path, {"a": 1})
+        assert [found.get(arch) for arch in some[:2]] == [0.5, 0.25]
+        assert found.get(some[2]) in (None, 0.75)
+        found.add(some[2], 0.125)
+        assert Measurements(path, {"a": 1}).get(some[2]) in (0.125, 0.75)
+
+
+def test_a_line_that_is_not_ours_is_passed_over(some, tmp_path):
+    """A damaged cache must not stop an extraction: what it holds can be measured again."""
+    path = tmp_path / "measurements.jsonl"
+    path.write_text("[]\nnull\n{}\n" + json.dumps({"key": 3, "arch": [], "top1": "x"}) + "\n\x00\xff\n")
+    found = Measurements(path, {})
+    found.add(some[0], 0.5)
+    assert Measurements(path, {}).get(some[0]) == 0.5
+
+
+def test_a_place_that_cannot_be_written_is_told_and_does_not_stop_the_search(run, some, tmp_path, capsys):
+    """Runs are often shared read-only."""
+    evaluator = Evaluator(run.supernet(), run.data(), cache=tmp_path / "missing" / "m.jsonl", calibration_images=200)
+    assert evaluator.measure(some[:2], QUIET).shape == (2,)
+    assert capsys.readouterr().err.count("measurements are not kept") == 1
+
+
+def test_the_hash_of_a_supernet_sees_every_weight(run):
+    """It keys the cache and stands in every bundle."""
+    supernet = run.supernet()
+    assert supernet_sha256(supernet) == supernet_sha256(run.supernet())
+    name = next(name for name, tensor in supernet.tensors.items() if tensor.ndim == 4)
+    tensors = {key: tensor.clone() for key, tensor in supernet.tensors.items()}
+    tensors[name].view(-1)[-1] = torch.nextafter(tensors[name].view(-1)[-1], torch.tensor(9.0))
+    assert supernet_sha256(Supernet(supernet.space, tensors)) != supernet_sha256(supernet)

@@ -1,0 +1,112 @@
+"""What is shipped was run; what computes something else, or loses too much, is not shipped."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from deps.extract.export import export_subnet
+from deps.extract.verify import TOLERANCE, Session, compare
+from deps.ground.console import Story
+from deps.ground.errors import DataError, ExportError
+from deps.supernet.evaluation import top1
+
+QUIET = Story(quiet=True)
+
+
+def test_every_precision_agrees_with_torch_and_keeps_its_accuracy(exports):
+    """On real images; int8 answers for its accuracy, the others also for every logit."""
+    assert [entry.precision for entry in exports.entries] == ["fp32", "fp16", "trt-int8", "cpu-int8"]
+    for entry in exports.entries:
+        assert entry.is_shipped, entry.why_left_out
+        for agreement in (entry.validation, entry.test):
+            assert agreement.images == 300
+            if entry.precision in TOLERANCE:
+                assert agreement.max_abs_error <= agreement.tolerance
+            assert agreement.same_answer >= (0.999 if entry.precision == "fp32" else 0.9)
+        assert entry.drop == pytest.approx(exports.torch_validation - entry.validation.top1)
+    fp32 = exports.entries[0]
+    assert (fp32.validation.top1, fp32.test.top1) == (exports.torch_validation, exports.torch_test)
+
+
+def test_accuracies_are_those_of_the_file_that_is_shipped(exports, run, evaluator, smallest):
+    """Counted again here from the bytes alone."""
+    for entry in exports.entries:
+        session = Session(onnx.load_from_string(entry.content), entry.precision)
+        right = sum(
+            int((session(x.numpy()).argmax(1) == labels.numpy()).sum()) for x, labels in run.data().test.batches(64)
+        )
+        assert right / 300 == pytest.approx(entry.test.top1)
+    assert exports.torch_test == top1(evaluator.subnet(smallest), run.data().test.batches(300))
+
+
+def test_files_say_where_they_came_from(exports):
+    """A lone file on a device must lead back to its subnet."""
+    for entry in exports.entries:
+        properties = {p.key: p.value for p in onnx.load_from_string(entry.content).metadata_props}
+        assert properties == {"deps.space": "digits", "deps.precision": entry.precision}
+
+
+def test_a_precision_that_loses_too_much_is_left_out_with_the_reason(run, digits, smallest, evaluator):
+    """No drop can be allowed so little that fp32 goes too; int8 differs on some image of a weak supernet."""
+    subnet, data = evaluator.subnet(smallest), run.data()
+    # Weights a thousand times apart within a channel's reach are what int8 cannot hold.
+    with torch.no_grad():
+        subnet.classifier.weight[:, 0] *= 3000
+        subnet.classifier.bias -= subnet.classifier.weight[:, 0] * 0.1
+    found = export_subnet(digits, smallest, subnet, data, QUIET, metadata={}, max_drop=0.5, seed=0)
+    left_out = {entry.precision: entry.why_left_out for entry in found.entries if not entry.is_shipped}
+    assert "cpu-int8" in left_out
+    assert "fp32" not in left_out
+    for entry in found.entries:
+        if entry.precision == "cpu-int8":
+            assert 100 * entry.drop > 0.5
+            assert f"loses {100 * entry.drop:.2f} points" in entry.why_left_out
+            assert "--max-drop is 0.5" in entry.why_left_out
+    assert any(note.startswith("cpu-int8 left out: loses") for note in found.notes())
+
+
+def test_a_graph_that_computes_something_else_is_caught(exports, run, evaluator, smallest):
+    """Whatever goes wrong in an exporter must show here, however small it looks in the file."""
+    model = onnx.load_from_string(exports.entries[0].content)
+    subnet, batches = evaluator.subnet(smallest), list(run.data().validation.batches(100))
+    assert compare(model, "fp32", subnet, batches).is_within_tolerance
+    weight = next(t for t in model.graph.initializer if t.name.endswith("weight"))
+    values = numpy_helper.to_array(weight).copy()
+    values.flat[0] += 0.05
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    assert not compare(model, "fp32", subnet, batches).is_within_tolerance
+
+
+def test_a_graph_that_gives_nan_is_caught(exports, run, evaluator, smallest):
+    """Comparisons with NaN are false, which must not pass for agreement."""
+    model = onnx.load_from_string(exports.entries[0].content)
+    bias = next(t for t in model.graph.initializer if t.name == "classifier.bias")
+    bias.CopyFrom(numpy_helper.from_array(np.full(10, np.nan, np.float32), bias.name))
+    found = compare(model, "fp32", evaluator.subnet(smallest), run.data().validation.batches(100))
+    assert found.max_abs_error == float("inf")
+    assert not found.is_within_tolerance
+
+
+def test_a_graph_that_is_not_valid_is_refused(exports):
+    """Before any runtime is given it."""
+    model = onnx.load_from_string(exports.entries[0].content)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    with pytest.raises(ExportError, match="not valid ONNX|cannot load"):
+        Session(model, "fp32")
+
+
+def test_no_images_are_no_agreement(exports, evaluator, smallest):
+    """An empty split would otherwise agree with everything."""
+    with pytest.raises(DataError, match="empty"):
+        compare(onnx.load_from_string(exports.entries[0].content), "fp32", evaluator.subnet(smallest), [])
+
+
+def test_notes_are_plain_json(exports):
+    """They go into the manifest."""
+    assert json.loads(json.dumps(exports.notes())) == []

@@ -1,0 +1,126 @@
+"""Every precision is what its name says, runs, and does not touch the original."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from deps.extract.precision import PRECISIONS, convert
+from deps.ground.errors import FileError
+from deps.supernet.onnx_graph import onnx_from_subnet
+from deps.supernet.plan import plan
+
+
+@pytest.fixture(scope="module")
+def calibration(run):
+    """Real training images."""
+    return [batch.numpy() for batch in run.data().calibration(8, images=100)]
+
+
+@pytest.fixture(scope="module")
+def original(digits, smallest, evaluator):
+    """The float32 graph of the smallest subnet."""
+    state = {name: tensor.numpy() for name, tensor in evaluator.subnet(smallest).state_dict().items()}
+    return onnx_from_subnet(plan(digits, smallest), state, eps=digits.norm_eps)
+
+
+@pytest.fixture(scope="module")
+def converted(original, calibration):
+    """The graph in every precision."""
+    return {precision: convert(original, precision, calibration) for precision in PRECISIONS}
+
+
+def constants(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def test_the_original_stays_as_it_is(original, calibration):
+    """All precisions come from the same graph, in whatever order they are made."""
+    before = original.SerializeToString(deterministic=True)
+    for precision in PRECISIONS:
+        convert(original, precision, calibration)
+    assert original.SerializeToString(deterministic=True) == before
+
+
+def test_converting_twice_gives_the_same_bytes(original, calibration, converted):
+    """A bundle that is made again must be the same bundle."""
+    for precision, model in converted.items():
+        again = convert(original, precision, calibration)
+        assert again.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_inputs_and_outputs_stay_float32(converted, precision):
+    """A server prepares one kind of input, whatever the precision."""
+    graph = converted[precision].graph
+    (given,), (answer,) = graph.input, graph.output
+    assert (given.name, answer.name) == ("input", "logits")
+    assert given.type.tensor_type.elem_type == answer.type.tensor_type.elem_type == TensorProto.FLOAT
+    assert given.type.tensor_type.shape.dim[0].dim_param
+
+
+def test_fp16_has_no_float32_weight_left(converted):
+    """Half the size is the point."""
+    kinds = {tensor.data_type for tensor in constants(converted["fp16"]).values()}
+    assert TensorProto.FLOAT not in kinds
+    assert TensorProto.FLOAT16 in kinds
+
+
+def test_trt_int8_is_symmetric_per_channel_and_has_no_integer_bias(converted):
+    """TensorRT wants zero points of 0, and its parser fails on an int32 bias; the rest of the graph runs in fp16."""
+    model = converted["trt-int8"]
+    held = constants(model)
+    assert model.opset_import[0].version >= 19
+    assert TensorProto.INT32 not in {tensor.data_type for tensor in held.values()}
+    assert TensorProto.FLOAT not in {tensor.data_type for tensor in held.values()}
+    zero_points = [numpy_helper.to_array(t) for name, t in held.items() if name.endswith("zero_point")]
+    assert zero_points
+    assert all(z.dtype == np.int8 and not z.any() for z in zero_points)
+    stem = next(name for name in held if name.endswith("weight_scale") and "stem" in name)
+    assert numpy_helper.to_array(held[stem]).size > 1
+
+
+def test_cpu_int8_weights_stay_within_seven_bits(converted):
+    """Eight bits overflow in the integer kernels of processors without VNNI, in silence."""
+    held = constants(converted["cpu-int8"])
+    weights = [numpy_helper.to_array(t) for name, t in held.items() if name.endswith("weight_quantized")]
+    assert weights
+    assert max(int(np.abs(w.astype(int)).max()) for w in weights) <= 64
+    activations = next(t for name, t in held.items() if name == "input_zero_point")
+    assert activations.data_type == TensorProto.UINT8
+
+
+def test_only_convolutions_and_linear_layers_are_quantised(converted):
+    """Everything else gains nothing from eight bits and loses accuracy."""
+    for precision in ("trt-int8", "cpu-int8"):
+        graph = converted[precision].graph
+        makers = {node.output[0]: node for node in graph.node}
+        for node in graph.node:
+            feeds = {makers[name].op_type for name in node.input if name in makers}
+            if node.op_type in ("Conv", "Gemm"):
+                assert "DequantizeLinear" in feeds, node.name
+            elif node.op_type in ("HardSwish", "HardSigmoid"):
+                assert feeds <= {"Conv", "DequantizeLinear", "Cast"}
+
+
+def test_quantising_says_nothing_and_leaves_logging_as_it_was(original, calibration, capfd):
+    """stderr is for our own story; a library's advice would puzzle."""
+    handlers, disabled = list(logging.getLogger().handlers), logging.root.manager.disable
+    convert(original, "cpu-int8", calibration)
+    out, err = capfd.readouterr()
+    assert out == err == ""
+    assert logging.getLogger().handlers == handlers
+    assert logging.root.manager.disable == disabled
+
+
+def test_a_temporary_folder_that_cannot_be_written_is_an_error_in_one_line(
+    original, calibration, tmp_path, monkeypatch
+):
+    """The remedy is to set TMPDIR, which nobody would guess."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with pytest.raises(FileError, match="TMPDIR"):
+        convert(original, "cpu-int8", calibration)

@@ -1,0 +1,53 @@
+"""A survey measures as many subnets as the predictor needs, and no subnet twice."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from deps.extract.evaluate import Evaluator
+from deps.extract.predictor import Quality
+from deps.extract.survey import is_good_enough, survey
+from deps.ground.console import Story
+
+QUIET = Story(quiet=True)
+
+
+def test_a_survey_that_was_killed_measures_only_what_is_missing(run, costs, tmp_path):
+    """Measuring is the long part of an extraction."""
+    path = tmp_path / "measurements.jsonl"
+
+    def surveyed():
+        evaluator = Evaluator(run.supernet(), run.data(), cache=path, calibration_images=50)
+        result = survey(evaluator, costs["flops"], (costs["flops"],), np.random.default_rng(0), QUIET, most=12)
+        return evaluator.num_measured, result
+
+    measured, whole = surveyed()
+    assert measured == len(whole.genes) == 12
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:7]) + lines[7][:10])
+    measured, resumed = surveyed()
+    assert measured == 5
+    np.testing.assert_array_equal(resumed.accuracies, whole.accuracies)
+    np.testing.assert_array_equal(resumed.genes, whole.genes)
+
+
+def quality(**changes: float) -> Quality:
+    """A predictor that needs more samples, but for the changes."""
+    values = {"samples": 40, "mean_error": 0.02, "noise": 0.005, "kendall_tau": 0.5, "spearman": 0.7}
+    return Quality(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "enough"),
+    [
+        (quality(), None, False),
+        (quality(mean_error=0.0039), None, True),
+        (quality(kendall_tau=0.95), None, True),
+        (quality(), quality(mean_error=0.03), False),
+        (quality(), quality(mean_error=0.0201), True),
+    ],
+)
+def test_sampling_ends_when_more_would_not_help(now, before, enough):
+    """Below the noise of a measurement, in the right order, or no better than before."""
+    assert is_good_enough(now, before) is enough
