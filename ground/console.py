@@ -9,6 +9,7 @@ import argparse
 import importlib
 import json
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -125,18 +126,18 @@ class Story:
 
         tqdm.write(f"warning: {line}", file=sys.stderr)
 
-    def track(self, items: Iterable[T], what: str, *, total: int | None = None, unit: str = "it") -> Iterator[T]:
+    def track(self, items: Iterable[T], what: str, *, total: int, unit: str = "it") -> Iterator[T]:
         """Yield ``items`` with a progress bar on a terminal, and in silence elsewhere."""
-        from tqdm import tqdm
-
-        yield from tqdm(
-            items, desc=what, total=total, unit=unit, disable=not self.is_terminal, leave=False, file=sys.stderr
-        )
+        with self.bar(what, total=total, unit=unit) as bar:
+            for item in items:
+                yield item
+                bar.update()
 
     def bar(self, what: str, *, total: int, initial: int = 0, unit: str = "it") -> Any:
         """Return a tqdm bar that shows on a terminal only."""
         from tqdm import tqdm
 
+        size = shutil.get_terminal_size((100, 24))
         return tqdm(
             desc=what,
             total=total,
@@ -145,6 +146,9 @@ class Story:
             disable=not self.is_terminal,
             leave=False,
             file=sys.stderr,
+            # A terminal that tells no size (in some containers) would get a bar of no size.
+            ncols=size.columns,
+            nrows=size.lines,
         )
 
 

@@ -108,7 +108,7 @@ def bench_bundle(
         for model in subnet.models
         if backend in model.backends
     ]
-    for subnet, backend, precision in story.track(runs, "measuring", unit="engine"):
+    for subnet, backend, precision in story.track(runs, "measuring", total=len(runs), unit="engine"):
         try:
             engine = _load(bundle, target, subnet, backend, precision, max(batches), num_threads)
         except EngineError as error:

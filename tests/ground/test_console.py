@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import pty
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -83,3 +88,25 @@ def test_provenance_names_what_results_depend_on():
     assert {"deps", "commit", "time", "python", "cpu", "packages"} <= set(found)
     assert "numpy" in found["packages"]
     json.dumps(found)
+
+
+def test_a_bar_shows_on_a_terminal_and_nowhere_else():
+    """A person watches; a log file must not fill with control characters."""
+    code = (
+        "import time; from deps.ground.console import Story\n"
+        "for _ in Story().track(range(5), 'measuring', total=5): time.sleep(0.05)\nStory().say('done')"
+    )
+    piped = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert piped.stderr == "done\n"
+    ours, theirs = pty.openpty()
+    with subprocess.Popen([sys.executable, "-c", code], stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        # Linux answers EIO when the other end of a terminal is closed.
+        with contextlib.suppress(OSError):
+            while piece := os.read(ours, 4096):
+                shown += piece
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"measuring:" in shown
+    assert shown.rstrip().endswith(b"done")

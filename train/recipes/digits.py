@@ -11,7 +11,7 @@ def digits() -> Recipe:
         name="digits",
         dataset="digits",
         space="digits",
-        epochs=30,
+        epochs=24,
         batch_size=64,
         lr=0.1,
         weight_decay=1e-4,
