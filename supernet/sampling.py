@@ -33,11 +33,6 @@ class _Columns:
         self.depths = slice(2 * blocks, 2 * blocks + depths)
         self.widths = slice(2 * blocks + depths, 2 * blocks + depths + widths)
         self.resolution = 2 * blocks + depths + widths
-        self.depth_of_block = np.array([2 * blocks + space.stage_depth_index(s) for s, _ in space.blocks])
-        self.index_in_stage = np.array([i for _, i in space.blocks])
-        # The depth in blocks that each depth gene means, padded with the largest.
-        longest = max(len(choices) for choices in space.depth_choices)
-        self.depth_values = np.array([[*c, *[c[-1]] * (longest - len(c))] for c in space.depth_choices])
 
 
 @functools.lru_cache(maxsize=64)
@@ -49,17 +44,21 @@ def columns(space: SearchSpace) -> _Columns:
 def active_blocks(space: SearchSpace, genes: Genes) -> NDArray[np.bool_]:
     """Return which blocks each architecture has, shape (architectures, blocks)."""
     where = columns(space)
-    position = where.depth_of_block - where.depths.start
-    depth = where.depth_values[position[None, :], genes[:, where.depth_of_block]]
-    return np.asarray(where.index_in_stage[None, :] < depth)
+    active = np.empty((len(genes), len(space.blocks)), np.bool_)
+    # Stage by stage and in bytes: a table of the depths of all blocks at once would be many times the genes' size.
+    for s, stage in enumerate(space.stages):
+        depth = np.array(stage.depths, np.uint8)[genes[:, where.depths.start + space.stage_depth_index(s)]]
+        first = space.first_block[s]
+        active[:, first : first + stage.max_depth] = np.arange(stage.max_depth, dtype=np.uint8) < depth[:, None]
+    return active
 
 
 def canonical(space: SearchSpace, genes: Genes) -> Genes:
     """Return the rows with the genes of left-out blocks set to 0."""
     where, genes = columns(space), genes.copy()
-    inactive = ~active_blocks(space, genes)
-    genes[:, where.kernels][inactive] = 0
-    genes[:, where.expands][inactive] = 0
+    active = active_blocks(space, genes)
+    genes[:, where.kernels] *= active
+    genes[:, where.expands] *= active
     return genes
 
 
@@ -109,7 +108,7 @@ def random_genes(
             alike, which favours depth.
     """
     where = columns(space)
-    genes = rng.integers(0, where.choices, size=(count, len(where.choices)), dtype=np.uint8)
+    genes = _uniform_genes(where.choices, count, rng)
     if uniform == "subnets":
         for s, stage in enumerate(space.stages):
             per_block = len(stage.kernels) * len(stage.expands)
@@ -119,6 +118,14 @@ def random_genes(
     elif uniform != "axes":
         raise SpaceError(f"uniform is {uniform!r}; expected axes or subnets")
     return canonical(space, genes)
+
+
+def _uniform_genes(choices: NDArray[np.int_], count: int, rng: np.random.Generator) -> Genes:
+    """Return rows whose every gene is uniform on its axis; one axis at a time is what numpy is fast at."""
+    genes = np.empty((count, len(choices)), np.uint8)
+    for column, number in enumerate(choices):
+        genes[:, column] = rng.integers(0, number, size=count, dtype=np.uint8)
+    return genes
 
 
 def random_archs(
@@ -131,7 +138,7 @@ def random_archs(
 def mutate(space: SearchSpace, genes: Genes, rng: np.random.Generator, *, probability: float = 0.1) -> Genes:
     """Return the rows with each gene drawn anew with ``probability``."""
     where = columns(space)
-    fresh = rng.integers(0, where.choices, size=genes.shape, dtype=np.uint8)
+    fresh = _uniform_genes(where.choices, len(genes), rng)
     return canonical(space, np.where(rng.random(genes.shape) < probability, fresh, genes))
 
 
