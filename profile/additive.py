@@ -49,14 +49,20 @@ class Slot:
 
     def numbers(self, genes: Genes) -> NDArray[np.intp]:
         """Return for each row the number of its piece plus one, or 0 where the slot is left out."""
-        number = np.zeros(len(genes), np.intp)
-        for column, radix in zip(self.columns, self.radix, strict=True):
-            number *= radix
-            number += genes[:, column]
+        number = _digits_joined(genes, self.columns, self.radix)
         number += 1
         if self.depth_column is not None:
             number *= genes[:, self.depth_column] >= self.depth_gene
         return number
+
+
+def _digits_joined(genes: Genes, deciding: tuple[int, ...], radix: tuple[int, ...]) -> NDArray[np.intp]:
+    """Return for each row the number whose digits are the genes of some columns."""
+    number = np.zeros(len(genes), np.intp)
+    for column, choices in zip(deciding, radix, strict=True):
+        number *= choices
+        number += genes[:, column]
+    return number
 
 
 @functools.lru_cache(maxsize=32)
@@ -73,10 +79,10 @@ def _filled(space: SearchSpace, name: str, genes: Genes, seen: list[Piece]) -> S
     deciding, depth_column, depth_gene = _deciding_columns(space, name)
     deciding = tuple(column for column in deciding if where.choices[column] > 1)
     radix = tuple(int(where.choices[column]) for column in deciding)
-    numbers = np.ravel_multi_index(tuple(genes[:, deciding].T), radix) if deciding else np.zeros(len(genes), np.intp)
+    numbers = _digits_joined(genes, deciding, radix).tolist()
     pieces: dict[int, Piece] = {}
     for number, piece in zip(numbers, seen, strict=True):
-        assert pieces.setdefault(int(number), piece) == piece, f"{name} depends on more genes than {deciding}"
+        assert pieces.setdefault(number, piece) == piece, f"{name} depends on more genes than {deciding}"
     assert len(pieces) == np.prod(radix, dtype=int), f"the designs do not visit every choice of {name}"
     return Slot(name, deciding, radix, tuple(pieces[i] for i in range(len(pieces))), depth_column, depth_gene)
 

@@ -6,6 +6,7 @@ Relies on ``deps.ground.console`` for the manners of a command; everything heavy
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -92,7 +93,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     latency.add_argument("--overwrite", action="store_true", help="measure again and replace the table that exists")
     latency.add_argument(
-        "--force", action="store_true", help="keep a table although a line through the FLOPs predicts better"
+        "--seconds",
+        type=_at_least(1),
+        default=25,
+        metavar="S",
+        help="most time for the rounds of a resolution; steady times need less (default: 25)",
+    )
+    latency.add_argument(
+        "--force", action="store_true", help="keep a table although it is noisy, or a line through the FLOPs is better"
     )
     add_common_flags(latency)
     latency.set_defaults(run=_latency)
@@ -143,7 +151,7 @@ def _flops(args: argparse.Namespace) -> Report:
 
 def _latency(args: argparse.Namespace) -> Report:
     from deps.profile.latency import LatencyTable, find_table
-    from deps.profile.measure import MeasureSettings
+    from deps.profile.measure import MAX_UNSTEADINESS, MeasureSettings
     from deps.profile.report import LatencyReport
     from deps.serve.targets import get_target
 
@@ -163,7 +171,12 @@ def _latency(args: argparse.Namespace) -> Report:
             raise LatencyTableError(f"resolution is {resolution}; choices in {space.name}: {known}")
     default = find_table(source.run, target.name) if source.run else Path("tables") / f"{target.name}-{space.name}.json"
     path: Path = args.out or default
-    settings = MeasureSettings(threads=args.threads, batch=args.batch)
+    settings = MeasureSettings(
+        threads=args.threads,
+        batch=args.batch,
+        max_seconds=args.seconds,
+        max_unsteadiness=math.inf if args.force else MAX_UNSTEADINESS,
+    )
     if path.exists() and not args.overwrite:
         table = LatencyTable.load(path)
         _require_alike(path, table, space.name, target.name, settings, resolutions)

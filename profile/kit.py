@@ -35,7 +35,7 @@ ANCHORS, HELD_OUT = 16, 16
 
 # Neither denormal nor infinite after a hundred layers: shifts of this size keep every map alive, and even a
 # convolution of 512 channels amplifies by less than 2.
-_NOISE_STD = 0.05
+NOISE_STD = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def write_kit(
         for role, genes in roles:
             chosen.extend((role, arch) for arch in decode(space, genes))
     largest = max(int(np.prod(shape)) for _, arch in chosen for shape in parameter_shapes(plan(space, arch)).values())
-    noise = _NOISE_STD * rng.standard_normal(largest, np.float32)
+    noise = NOISE_STD * rng.standard_normal(largest, np.float32)
 
     nets = []
     with whole_folder(folder, replace=replace) as temporary:
@@ -168,7 +168,7 @@ def _write_net(path: Path, subnet: NetworkPlan, noise: NDArray[np.float32]) -> N
 
     from deps.supernet.onnx_graph import onnx_from_subnet
 
-    model = onnx_from_subnet(subnet, _noise_weights(subnet, noise), eps=0.0)
+    model = onnx_from_subnet(subnet, noise_weights(subnet, noise), eps=0.0)
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1:
             size = len(tensor.raw_data)
@@ -177,7 +177,7 @@ def _write_net(path: Path, subnet: NetworkPlan, noise: NDArray[np.float32]) -> N
     onnx.save_model(model, path)
 
 
-def _noise_weights(subnet: NetworkPlan, noise: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+def noise_weights(subnet: NetworkPlan, noise: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
     """Return weights that are noise, and BatchNorms that only shift: scale 1, statistics 0 and 1."""
     constant = {"norm.weight": 1.0, "norm.running_mean": 0.0, "norm.running_var": 1.0}
     weights: dict[str, NDArray[Any]] = {}

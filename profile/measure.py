@@ -38,8 +38,8 @@ BURST_MS = 4.0
 STEADY = 0.005
 """Enough rounds were made when the times of even and odd rounds differ by this share at most."""
 
-TOO_NOISY = 0.06
-"""Times that differ by more than this share between even and odd rounds make no table."""
+MAX_UNSTEADINESS = 0.06
+"""Times that differ by more are no ground for a table."""
 
 MEMORY_BYTES = 3 << 30
 """Nets are loaded in groups that need about this much."""
@@ -55,6 +55,9 @@ class MeasureSettings:
     max_rounds: int = 96
     max_seconds: float = 25.0
     """After so long a resolution is done with what it has, once ``min_rounds`` were made."""
+
+    max_unsteadiness: float = MAX_UNSTEADINESS
+    """Times that differ by more than this share between even and odd rounds make no table."""
 
     def __post_init__(self) -> None:
         if self.threads < 1:
@@ -231,10 +234,10 @@ def measure(nets: Sequence[Net], settings: MeasureSettings, story: Story, what: 
         matrix = np.where(is_clean, matrix, np.nan)
     level, slowness = net_times(matrix[:, whole])
     unsteadiness = _unsteadiness(matrix[:, whole])
-    if unsteadiness > TOO_NOISY:
+    if unsteadiness > settings.max_unsteadiness:
         raise LatencyTableError(
             f"this machine is too noisy: the times of even and odd rounds differ by {unsteadiness:.0%} (at most "
-            f"{TOO_NOISY:.0%} is accepted); stop other programs, or wait until they are done, and measure again"
+            f"{settings.max_unsteadiness:.0%} is accepted); stop other programs, or wait for them, and measure again"
         )
     nodes = {}
     for position, (names, rounds, node_ms) in raw.items():

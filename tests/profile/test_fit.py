@@ -1,0 +1,139 @@
+"""The arithmetic between node times and table entries: exact where the data are exact, wary where they are not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deps.ground.errors import LatencyTableError
+from deps.profile.designs import designed_genes
+from deps.profile.fit import Fit, PieceTime, features, fit, flops_line, owners, piece_times
+from deps.supernet import get_space
+from deps.supernet.plan import plan
+from deps.supernet.sampling import decode, random_archs
+
+
+def test_nodes_belong_to_the_piece_that_they_are_named_after() -> None:
+    """Names as ONNX Runtime writes them: fused, suffixed, and inserted ones."""
+    pieces = ["stem.0", "stages.0.1", "stages.0.10", "head.1", "classifier"]
+    nodes = [
+        "stem.0.act_nchwc",
+        "stages.0.1.expand.conv_nchwc",
+        "ReorderOutput_token_3",
+        "stages.0.10.project.conv",
+        "head.1_nchwc",
+        "classifier.flatten",
+        "classifier",
+    ]
+    expected = ["stem.0", "stages.0.1", "stages.0.1", "stages.0.10", "head.1", "classifier", "classifier"]
+    assert owners(nodes, pieces) == expected
+
+
+def test_inserted_node_before_any_other_belongs_to_the_first_piece() -> None:
+    """A runtime may reorder the image itself."""
+    assert owners(["ReorderInput", "stem.0.conv"], ["stem.0"]) == ["stem.0", "stem.0"]
+
+
+def test_profile_without_our_names_is_refused() -> None:
+    """A runtime that renames everything would otherwise give a table of nothing."""
+    with pytest.raises(LatencyTableError, match="names no node"):
+        owners(["fused_0", "fused_1"], ["stem.0"])
+
+
+def test_pieces_of_the_same_key_share_their_samples() -> None:
+    """Equal blocks at different places are one entry; their nodes are added within a run, not across runs."""
+    space = get_space("digits")
+    arch = decode(space, designed_genes(space, 8))[0]
+    subnet = plan(space, arch)
+    names = [f"{piece.name}.{part}" for piece in subnet.pieces() for part in ("a", "b")]
+    rng = np.random.default_rng(0)
+    times = rng.uniform(1, 2, (11, len(names)))
+    result = piece_times([(subnet, names, times)])
+    keys = [piece.key for piece in subnet.pieces()]
+    assert set(result) == set(keys)
+    for position, key in enumerate(keys):
+        if keys.count(key) == 1:
+            own = times[:, 2 * position : 2 * position + 2].sum(axis=1)
+            assert result[key].nodes_ms == pytest.approx(np.median(own))
+            assert result[key].num_nodes == 2
+            assert result[key].runs == 11
+
+
+@given(
+    scale=st.floats(0.3, 2),
+    overhead=st.floats(0, 0.5),
+    per_node=st.floats(-0.004, 0.02),
+    seed=st.integers(0, 50),
+)
+@settings(deadline=None)
+def test_exact_times_are_fitted_exactly(scale: float, overhead: float, per_node: float, seed: int) -> None:
+    """Whole nets that are what the form says are predicted to rounding error, whichever form explains them."""
+    rng = np.random.default_rng(seed)
+    pieces = {str(i): PieceTime(float(t), 0, 3, 9) for i, t in enumerate(rng.uniform(0.1, 1, 30))}
+    rows = np.stack([rng.uniform(2, 20, 14), np.ones(14), rng.integers(20, 90, 14)], axis=1)
+    truth = rows @ [scale, overhead, per_node]
+    form = fit(rows, truth, pieces)
+    np.testing.assert_allclose(rows @ [form.scale, form.overhead_ms, form.per_node_ms], truth, rtol=1e-6)
+
+
+def test_fit_is_no_richer_than_noise_allows() -> None:
+    """With noise and no true overhead, the chosen form predicts new nets about as well as the truth does."""
+    rng = np.random.default_rng(4)
+    rows = np.stack([rng.uniform(2, 20, 40), np.ones(40), rng.integers(20, 90, 40)], axis=1)
+    truth = rows[:, 0] * 0.9
+    noisy = truth * rng.normal(1, 0.02, 40)
+    form = fit(rows[:12], noisy[:12], {"a": PieceTime(1.0, 0, 1, 9)})
+    error = np.abs(rows[12:] @ [form.scale, form.overhead_ms, form.per_node_ms] / truth[12:] - 1)
+    assert error.mean() < 0.02
+
+
+def test_entry_is_never_negative() -> None:
+    """A time per node below zero is allowed only while every piece keeps a time of its own."""
+    rng = np.random.default_rng(5)
+    rows = np.stack([rng.uniform(2, 20, 14), np.ones(14), rng.integers(20, 90, 14)], axis=1)
+    truth = rows @ [1.0, 0.0, -0.02]
+    tiny = {"large": PieceTime(1.0, 0, 3, 9), "tiny": PieceTime(0.001, 0, 3, 9)}
+    form = fit(rows, truth, tiny)
+    assert all(form.entry(piece).median_ms >= 0 for piece in tiny.values())
+
+
+def test_contradicting_times_are_refused() -> None:
+    """Whole nets that get faster the more their nodes take are no measurement."""
+    rows = np.stack([np.linspace(1, 10, 12), np.ones(12), np.full(12, 5.0)], axis=1)
+    # Below zero even for the form that only scales.
+    with pytest.raises(LatencyTableError, match="do not agree"):
+        fit(-rows, np.linspace(1, 10, 12), {"a": PieceTime(1.0, 0, 1, 9)})
+
+
+def test_entries_add_up_to_the_fitted_net() -> None:
+    """A prediction is overhead plus entries, which must be the same as the fit of the whole."""
+    space = get_space("digits")
+    rng = np.random.default_rng(6)
+    nets = [list(plan(space, arch).pieces()) for arch in random_archs(space, 6, rng)]
+    keys = {piece.key for net in nets for piece in net}
+    pieces = {
+        key: PieceTime(float(t), 0.01, 4, 9) for key, t in zip(sorted(keys), rng.uniform(0.1, 1, 99), strict=False)
+    }
+    form = Fit(scale=0.8, overhead_ms=0.05, per_node_ms=-0.003)
+    whole = features(pieces, nets) @ [form.scale, form.overhead_ms, form.per_node_ms]
+    for net, expected in zip(nets, whole, strict=True):
+        added = form.overhead_ms + sum(form.entry(pieces[piece.key]).median_ms for piece in net)
+        assert added == pytest.approx(expected)
+
+
+def test_piece_that_no_designed_net_has_is_named() -> None:
+    """A kit of another space cannot judge this one."""
+    net = list(plan(get_space("digits"), random_archs(get_space("digits"), 1, np.random.default_rng(0))[0]).pieces())
+    with pytest.raises(LatencyTableError, match="no designed net has 'conv 1>16"):
+        features({}, [net])
+
+
+@given(slope=st.floats(0.001, 1), offset=st.floats(0, 5))
+@settings(deadline=None)
+def test_flops_line_is_a_line(slope: float, offset: float) -> None:
+    """The rival is fitted as well as it can be: exactly, where times are a line."""
+    flops = np.linspace(100, 900, 10)
+    at = np.array([50.0, 1000.0])
+    np.testing.assert_allclose(flops_line(flops, offset + slope * flops, at), offset + slope * at, rtol=1e-6, atol=1e-9)
