@@ -139,12 +139,12 @@ def mutate(space: SearchSpace, genes: Genes, rng: np.random.Generator, *, probab
     """Return the rows with each gene drawn anew with ``probability``."""
     where = columns(space)
     fresh = _uniform_genes(where.choices, len(genes), rng)
-    return canonical(space, np.where(rng.random(genes.shape) < probability, fresh, genes))
+    return canonical(space, np.where(rng.random(genes.shape, np.float32) < probability, fresh, genes))
 
 
 def crossover(space: SearchSpace, mothers: Genes, fathers: Genes, rng: np.random.Generator) -> Genes:
     """Return one child per pair of rows, each gene taken from either parent alike."""
-    return canonical(space, np.where(rng.random(mothers.shape) < 0.5, mothers, fathers))
+    return canonical(space, np.where(rng.integers(0, 2, mothers.shape, np.bool_), mothers, fathers))
 
 
 def all_genes(space: SearchSpace, *, limit: int = 2_000_000) -> Genes:
@@ -189,15 +189,17 @@ def _stage_genes(stage: Any, blocks: int) -> Genes:
 def one_hot(space: SearchSpace, genes: Genes) -> NDArray[np.float64]:
     """Return features for regression: one column a choice of each axis with several; left-out blocks are all zero."""
     where, active = columns(space), active_blocks(space, genes)
-    features = [np.zeros((len(genes), 0), np.bool_)]  # a space of one subnet has no features at all
-    for column, count in enumerate(where.choices):
-        if count == 1:
-            continue
-        hot = genes[:, column, None] == np.arange(count)
-        if column < where.expands.stop:
-            hot &= active[:, column % len(space.blocks), None]
-        features.append(hot)
-    return np.concatenate(features, axis=1).astype(np.float64)
+    several = [(column, count) for column, count in enumerate(where.choices) if count > 1]
+    features = np.zeros((len(genes), sum(count for _, count in several)))
+    start = 0
+    for column, count in several:
+        for choice in range(count):
+            hot = genes[:, column] == choice
+            if column < where.expands.stop:
+                hot &= active[:, column % len(space.blocks)]
+            features[:, start + choice] = hot
+        start += count
+    return features
 
 
 def distinct(genes: Genes) -> Genes:
