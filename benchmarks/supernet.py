@@ -162,6 +162,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--resolution", type=int, default=224)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of training on the CPU")
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
     parts: dict[str, Callable[[], Any]] = {
@@ -174,7 +175,7 @@ def main() -> None:
     result = json.loads(args.out.read_text()) if args.out.exists() else {}
     for name, run in parts.items():
         if args.only in (None, name):
-            torch.set_num_threads(os.cpu_count() or 1 if name == "training" else 1)
+            torch.set_num_threads(args.threads if name == "training" else 1)
             result[name] = {
                 "threads": torch.get_num_threads(),
                 "load_before": os.getloadavg()[0],

@@ -105,9 +105,9 @@ class MeanPool(nn.Module):
 class Classifier(nn.Linear):
     """A linear layer on one-pixel maps."""
 
-    def forward(self, x_NC11: Tensor) -> Tensor:
-        """Return logits of shape (N, classes)."""
-        return super().forward(torch.flatten(x_NC11, 1))
+    def forward(self, input: Tensor) -> Tensor:
+        """Return logits of shape (N, classes) for maps of shape (N, C, 1, 1)."""
+        return super().forward(torch.flatten(input, 1))
 
 
 def module_of(piece: Piece, eps: float, momentum: float) -> nn.Module:

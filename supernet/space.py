@@ -41,7 +41,7 @@ def _require_choices(what: str, choices: tuple[Any, ...], minimum: float) -> Non
         f"{what} is {list(choices)}; expected {'numbers' if float in kinds else 'whole numbers'}",
     )
     _require(
-        list(choices) == sorted(set(choices)) and choices[0] >= minimum,
+        list(choices) == sorted(set(choices)) and min(choices) >= minimum,
         f"{what} is {list(choices)}; expected ascending, distinct numbers, each at least {minimum:g}",
     )
 
