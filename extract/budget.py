@@ -21,7 +21,8 @@ from deps.ground.units import (
     parse_count,
     parse_ms,
 )
-from deps.supernet.space import SearchSpace
+from deps.supernet import ArchSpec, SearchSpace
+from deps.supernet.sampling import encode
 
 
 class Axis(NamedTuple):
@@ -138,7 +139,11 @@ def check_feasible(
         BudgetError: none does; the message names the cheapest there is on each axis that is too tight.
     """
     bounds = limits(budget, costs)
-    if not bounds or search(space, lambda genes: -excess(bounds, genes), bounds, rng=rng, count=1).scores.size:
+    smallest = encode(space, [ArchSpec.smallest(space)])
+    if excess(bounds, smallest)[0] <= 0:
+        return
+    # By latency the smallest need not be the fastest, so the others are asked too.
+    if search(space, lambda genes: -excess(bounds, genes), bounds, rng=rng, count=1).scores.size:
         return
     complaints, flags = [], []
     for axis, bound in budget.bounds():
@@ -163,4 +168,6 @@ def _cheapest(space: SearchSpace, cost: Function, rng: np.random.Generator) -> f
 
 def fits_all(space: SearchSpace, bounds: Sequence[Limit], rng: np.random.Generator) -> bool:
     """Whether every subnet meets all limits, as far as a search for the dearest can tell."""
+    if excess(bounds, encode(space, [ArchSpec.largest(space)]))[0] > 0:
+        return False
     return all(float(search(space, limit.cost, rng=rng, count=1).scores[0]) <= limit.maximum for limit in bounds)

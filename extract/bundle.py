@@ -6,6 +6,7 @@ is whole, and an older bundle stays until the new one is.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from deps.extract.export import Exports
 from deps.extract.precision import BACKENDS
 from deps.ground.console import Story
-from deps.ground.errors import BundleError, DataError, MissingExtraError
+from deps.ground.errors import BundleError, DataError, FileError, MissingExtraError
 from deps.ground.files import whole_folder
 from deps.serve.build import build_planned, models_to_build, plan_build
 from deps.serve.bundle import read_bundle
@@ -68,8 +69,13 @@ def check_place(out: Path) -> bool:
 
     Raises:
         BundleError: something stands there that is not a whole bundle, which is not ours to remove.
+        FileError: no folder can be made there; better said before a long search than after it.
     """
     if not out.exists() and not out.is_symlink():
+        ground = next(parent for parent in out.absolute().parents if parent.exists())
+        if not ground.is_dir() or not os.access(ground, os.W_OK | os.X_OK):
+            reason = "permission denied" if ground.is_dir() else "not a folder"
+            raise FileError(f"cannot write {out}: {ground}: {reason}; choose another place with --out")
         return False
     if out.is_dir() and not any(out.iterdir()):
         return False

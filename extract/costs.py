@@ -46,8 +46,9 @@ def usable_table(
         return None
     try:
         table = LatencyTable.load(path)
-        # Only what was measured can be searched; if the smallest subnet was not, nothing was.
-        table.predict(space, ArchSpec.smallest(space, resolution=table.resolutions[0]))
+        # Only what was measured can be searched; if the smallest subnet was not, the table is of another space.
+        known = [resolution for resolution in space.resolutions if resolution in table.resolutions]
+        table.predict(space, ArchSpec.smallest(space, resolution=known[0] if known else None))
     except DepsError as error:
         if is_needed:
             raise

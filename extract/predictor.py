@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from deps.extract.search import Function, Values
 from deps.ground.console import require
 from deps.supernet.arch import ArchSpec
-from deps.supernet.sampling import Genes, distinct, encode, one_hot, random_genes
+from deps.supernet.sampling import Genes, active_blocks, columns, distinct, encode, one_hot, random_genes
 from deps.supernet.space import SearchSpace
 
 PENALTIES = tuple(10.0**exponent for exponent in np.arange(-3, 4, 0.5))
@@ -66,8 +66,9 @@ class Predictor:
 
     def __call__(self, genes: Genes) -> Values:
         """Return the foretold accuracy of each subnet, a fraction."""
-        x = (_features(self.space, self.totals, genes) - self.centre) / self.scale
-        return np.asarray(x @ self.weights + self.intercept)
+        slopes = self.weights / self.scale
+        constant = self.intercept - float(self.centre @ slopes)
+        return _dot_features(self.space, self.totals, genes, slopes) + constant
 
 
 def fit(
@@ -124,16 +125,37 @@ def _quality(accuracies: Values, left_out: Values, error: float, images: int) ->
     return Quality(len(accuracies), error, noise, tau, rho)
 
 
+def _dot_features(
+    space: SearchSpace, totals: tuple[Function, ...], genes: Genes, slopes: NDArray[np.float64]
+) -> Values:
+    """Return ``_features(space, totals, genes) @ slopes``; one-hot columns are looked up instead of multiplied out."""
+    where, active = columns(space), active_blocks(space, genes)
+    result, start = np.zeros(len(genes)), 0
+    for column, count in enumerate(where.choices.tolist()):
+        if count == 1:
+            continue
+        part = slopes[start : start + count].take(genes[:, column])
+        if column < where.expands.stop:
+            part *= active[:, column % len(space.blocks)]
+        result += part
+        start += count
+    if totals:
+        result += _total_features(space, totals, genes) @ slopes[start:]
+    return result
+
+
 def _features(space: SearchSpace, totals: tuple[Function, ...], genes: Genes) -> NDArray[np.float64]:
     """Return one row a subnet: one-hot genes, then logarithms of the totals with their squares and products."""
     hot = one_hot(space, genes)
-    if not totals:
-        return hot
+    return np.concatenate([hot, _total_features(space, totals, genes)], axis=1) if totals else hot
+
+
+def _total_features(space: SearchSpace, totals: tuple[Function, ...], genes: Genes) -> NDArray[np.float64]:
     logs = np.stack([np.log(cost(genes)) for cost in totals], axis=1)
     first, second = np.triu_indices(logs.shape[1])
     # Centred near the middle of the axis, a square says something that the logarithm does not.
     middle = logs - np.log(np.stack([_middle(space, cost) for cost in totals]))
-    return np.concatenate([hot, middle, middle[:, first] * middle[:, second]], axis=1)
+    return np.concatenate([middle, middle[:, first] * middle[:, second]], axis=1)
 
 
 def _middle(space: SearchSpace, cost: Function) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +13,8 @@ from deps.extract.evaluate import Evaluator
 from deps.extract.export import Exports, export_subnet
 from deps.extract.search import Function
 from deps.ground.console import Story
+from deps.profile.additive import slots
+from deps.profile.latency import Check, Entry, LatencyTable, Session, TableError
 from deps.supernet import ArchSpec, SearchSpace, get_space
 from deps.train.loop import TrainConfig, train
 from deps.train.recipes import get_recipe
@@ -30,10 +31,10 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished run; few images and epochs, so that its subnets differ visibly."""
-    out = tmp_path_factory.mktemp("runs") / "digits"
+    out = tmp_path_factory.mktemp("work") / "runs" / "digits"
     recipe = replace(
         get_recipe("digits"),
-        epochs=4,
+        epochs=3,
         batch_size=32,
         warmup_fraction=0.34,
         epsilon_ramp=0.5,
@@ -76,6 +77,38 @@ def exports(run: Run, digits: SearchSpace, smallest: ArchSpec, evaluator: Evalua
     subnet, data = evaluator.subnet(smallest), run.data()
     return export_subnet(
         digits, smallest, subnet, data, QUIET, metadata={"deps.space": "digits"}, max_drop=100.0, seed=0
+    )
+
+
+@pytest.fixture(scope="session")
+def table(digits: SearchSpace) -> LatencyTable:
+    """A latency table of the space in which a piece takes a microsecond, and one more for each 20,000 multiply-adds."""
+    pieces = {piece.key: piece for slot in slots(digits) for piece in slot.pieces}
+    entries = {key: Entry(0.001 + piece.macs / 2e7, 0.0001, 100) for key, piece in pieces.items()}
+    return LatencyTable(
+        target="cpu",
+        backend="onnxruntime",
+        precision="fp32",
+        threads=1,
+        batch=1,
+        space="digits",
+        entries=entries,
+        sessions=(
+            Session(
+                resolution=8,
+                overhead_ms=0.01,
+                scale=1.0,
+                per_node_ms=0.0,
+                clock="wall",
+                clean_share=1.0,
+                unsteadiness=0.0,
+                rounds=100,
+            ),
+        ),
+        error=TableError(0.02, 0.05, 0.0, 0.99, 0.1, 8),
+        held_out=(Check(8, 400_000, 0.05, 0.05),),
+        device={"cpu": "a test"},
+        provenance={},
     )
 
 

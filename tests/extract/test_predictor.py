@@ -6,10 +6,14 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from deps.extract.predictor import PENALTIES, fit, spread
+from deps.extract.costs import cost_functions
+from deps.extract.predictor import PENALTIES, _dot_features, _features, fit, spread
 from deps.supernet import ArchSpec
 from deps.supernet.sampling import decode, one_hot, random_genes
+from strategies import spaces
 
 
 def synthetic(digits, costs, count, noise=0.0):
@@ -43,6 +47,18 @@ def test_the_error_printed_is_that_of_leaving_one_out(digits, costs):
     assert printed == pytest.approx(min(errors), rel=1e-6)
 
 
+@settings(max_examples=20)
+@given(space=spaces(), seed=st.integers(0, 99), has_totals=st.booleans())
+def test_predictions_are_the_features_times_the_weights(space, seed, has_totals):
+    """They are looked up choice by choice, a hundred times faster; left-out blocks must count nothing there too."""
+    draws, functions = np.random.default_rng(seed), cost_functions(space, None)
+    genes = random_genes(space, 30, draws)
+    totals = (functions["flops"], functions["params"]) if has_totals else ()
+    features = _features(space, totals, genes)
+    slopes = draws.normal(size=features.shape[1])
+    np.testing.assert_allclose(_dot_features(space, totals, genes, slopes), features @ slopes, atol=1e-9)
+
+
 def test_a_rule_that_can_be_learnt_is_learnt(digits, costs):
     """With enough samples and no noise, unseen subnets are ranked almost rightly."""
     genes, accuracies = synthetic(digits, costs, 300)
@@ -57,7 +73,8 @@ def test_accuracies_that_mean_nothing_are_not_praised(digits, costs):
     genes = random_genes(digits, 120, np.random.default_rng(0))
     accuracies = np.random.default_rng(1).normal(0.97, 0.01, 120)
     quality = fit(digits, genes, accuracies, totals=(costs["flops"],), images=300).quality
-    assert abs(quality.kendall_tau) < 0.25
+    # Below 0 rather than near it: leaving out a high one lowers the mean that foretells it.
+    assert quality.kendall_tau < 0.25
     assert quality.mean_error > 0.006
     assert quality.noise == pytest.approx(math.sqrt(0.97 * 0.03 / 300), rel=0.05)
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import spaces
 
 from deps.extract.costs import cost_functions
 from deps.extract.search import (
@@ -23,6 +22,7 @@ from deps.extract.search import (
 )
 from deps.supernet import SearchSpace, get_space
 from deps.supernet.sampling import Genes, all_genes, canonical, neighbours, one_hot, random_genes
+from strategies import spaces
 
 BRIEF = Evolution(population=60, generations=15)
 

@@ -1,0 +1,142 @@
+"""From a run to a bundle that serves: for every target, within every budget, the same each time."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deps.extract import Budget, ExtractConfig, ExtractReport, extract
+from deps.ground.console import Story
+from deps.profile.latency import find_table
+from deps.serve.bundle import read_bundle
+from deps.supernet import ArchSpec
+from deps.supernet.sampling import encode
+from deps.train.run import Run
+
+QUIET = Story(quiet=True)
+
+
+@pytest.fixture(scope="session")
+def make(run: Run, tmp_path_factory: pytest.TempPathFactory):
+    """Extract with few samples, into a place of its own."""
+
+    def make(target: str, budget: Budget, **settings) -> ExtractReport:
+        out = tmp_path_factory.mktemp("bundles") / "bundle"
+        # No precision is left out, however weak this supernet is.
+        config = {"samples": 16, "finalists": 3, "max_drop": 100.0, "out": out, "supernet": run.folder, **settings}
+        return extract(ExtractConfig(target=target, budget=budget, **config), QUIET)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def cpu(make) -> ExtractReport:
+    """A bundle for the CPU within 500k FLOPs."""
+    return make("cpu", Budget(max_flops=500_000))
+
+
+def test_the_bundle_is_read_by_the_server_and_says_what_was_found(cpu, digits, run):
+    """The reader checks every hash; what it reads is what the report told."""
+    manifest = read_bundle(cpu.bundle).manifest
+    assert manifest == cpu.manifest
+    entry = manifest.default_subnet
+    assert entry.flops <= 500_000
+    assert ArchSpec.from_dict(digits, entry.arch) == cpu.arch
+    assert [model.precision for model in entry.models] == ["fp32", "fp16", "trt-int8", "cpu-int8"]
+    assert entry.models[0].top1 == cpu.torch_test
+    assert entry.models[0].top1_validation == cpu.torch_validation
+    assert manifest.labels == tuple("0123456789")
+    assert manifest.input.shape == (1, 8, 8)
+    assert manifest.input.mean == run.data().preprocessing.mean
+    assert manifest.provenance["source"]["run"] == "digits"
+
+
+def test_the_chosen_is_the_best_of_those_measured(cpu):
+    """Search exploits the predictor's errors, so the last word has a measurement."""
+    finalists = cpu.manifest.search["finalists"]
+    measured = [finalist["measured_top1"] for finalist in finalists]
+    chosen = finalists[cpu.manifest.search["chosen"]]
+    assert chosen["measured_top1"] == max(measured) == cpu.torch_validation
+    assert chosen["arch"] == cpu.arch.to_dict()
+
+
+def test_the_same_inputs_give_the_same_bundle_but_for_the_time(cpu, make):
+    """Byte for byte, the plot included."""
+    again = make("cpu", Budget(max_flops=500_000))
+    one, two = (json.loads((report.bundle / "manifest.json").read_text()) for report in (cpu, again))
+    for manifest in (one, two):
+        del manifest["provenance"]["time"]
+    assert one == two
+    files = sorted(path.relative_to(cpu.bundle) for path in cpu.bundle.rglob("*") if path.is_file())
+    assert Path("report/pareto.png") in files
+    assert Path("README.md") in files
+    for path in files:
+        if path.name != "manifest.json":
+            assert (cpu.bundle / path).read_bytes() == (again.bundle / path).read_bytes(), path
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        Budget(max_params=45_000),
+        Budget(max_flops=450_000, max_size_bytes=190_000, max_activation_bytes=20_000),
+    ],
+    ids=Budget.describe,
+)
+def test_every_budget_is_kept(make, budget, costs, digits):
+    """Alone and combined."""
+    report = make("cpu", budget)
+    genes = encode(digits, [report.arch])
+    for axis, bound in budget.bounds():
+        assert costs[axis.key](genes)[0] <= bound
+
+
+def test_a_latency_budget_is_kept_and_the_prediction_has_its_error(make, run, table, digits, tmp_path):
+    """The device's table decides, and the bundle says how far to believe it."""
+    place = find_table(run.folder, "cpu")
+    table.save(place)
+    try:
+        report = make("cpu", Budget(max_latency_ms=0.05))
+    finally:
+        place.unlink()
+    latency = report.manifest.default_subnet.latency["cpu"]
+    assert latency.predicted_ms == pytest.approx(table.predict(digits, report.arch))
+    assert latency.predicted_ms <= 0.05
+    assert latency.error_ms == pytest.approx(0.02 * latency.predicted_ms)
+    assert "predicted" in report.to_text()
+
+
+def test_the_report_is_one_json_object_and_a_table(cpu):
+    """For programs and for people, with the same numbers."""
+    plain = json.loads(json.dumps(cpu.to_dict(), allow_nan=False))
+    assert plain["subnet"]["flops"] == cpu.manifest.default_subnet.flops
+    assert [row["precision"] for row in plain["precisions"]] == ["fp32", "fp16", "trt-int8", "cpu-int8"]
+    text = cpu.to_text()
+    for word in ("torch", "fp32", "cpu-int8", "validation", f"{100 * cpu.torch_test:.2f} %", str(cpu.bundle)):
+        assert word in text
+
+
+def test_precisions_left_out_stand_in_the_table_and_not_in_the_bundle(cpu):
+    """The reader of the table must see what is missing and why."""
+    exports = tuple(
+        replace(entry, why_left_out="loses 9 points") if entry.precision == "cpu-int8" else entry
+        for entry in cpu.exports
+    )
+    text = replace(cpu, exports=exports).to_text()
+    row = next(line for line in text.splitlines() if line.startswith("cpu-int8"))
+    assert row.endswith("left out")
+
+
+def test_the_landscape_holds_the_chosen_and_what_it_was_chosen_among(cpu):
+    """A picture that does not show the choice explains nothing."""
+    view = cpu.landscape
+    assert view.chosen_cost == cpu.manifest.default_subnet.flops
+    assert view.chosen_accuracy == cpu.torch_validation
+    assert view.chosen_cost in view.finalist_costs
+    assert view.bound == 500_000
+    assert len(view.sample_costs) == 16
+    assert (np.diff(view.front_accuracies) > 0).all()
