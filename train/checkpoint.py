@@ -40,22 +40,38 @@ class Progress:
     """Sums over the steps of the epoch that is under way."""
 
 
-def save_checkpoint(folder: Path, tensors: dict[str, Tensor], momentum: dict[str, Tensor], progress: Progress) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class State:
+    """All tensors of a training, by name."""
+
+    weights: dict[str, Tensor]
+    momentum: dict[str, Tensor]
+    teacher: dict[str, Tensor] = field(default_factory=dict)
+    """Weights of a finished teacher, for methods that have one."""
+
+
+PARTS = ("weights", "momentum", "teacher")
+
+
+def save_checkpoint(folder: Path, state: State, progress: Progress) -> None:
     """Write a checkpoint and remove all but the newest few.
 
     Raises:
         FileError: the disk is full, or the place cannot be written.
     """
-    stored = {f"weights/{name}": t.detach().cpu().contiguous() for name, t in tensors.items()}
-    stored |= {f"momentum/{name}": t.detach().cpu().contiguous() for name, t in momentum.items()}
+    stored = {
+        f"{part}/{name}": tensor.detach().cpu().contiguous()
+        for part in PARTS
+        for name, tensor in getattr(state, part).items()
+    }
     metadata = {"schema_version": str(SCHEMA_VERSION), "progress": json.dumps(asdict(progress))}
     save_tensors(folder / FOLDER / f"step-{progress.step:08d}.safetensors", stored, metadata)
     for old in _checkpoints(folder)[KEEP:]:
         old.unlink(missing_ok=True)
 
 
-def load_newest(folder: Path, story: Story) -> tuple[dict[str, Tensor], dict[str, Tensor], Progress] | None:
-    """Return weights, momentum and progress of the newest readable checkpoint; None where there is none.
+def load_newest(folder: Path, story: Story) -> tuple[State, Progress] | None:
+    """Return the newest readable checkpoint; None where there is none.
 
     A damaged checkpoint is said and passed over for the one before it.
 
@@ -70,11 +86,11 @@ def load_newest(folder: Path, story: Story) -> tuple[dict[str, Tensor], dict[str
         except FileError as error:
             story.warn(f"{error}; falling back to the checkpoint before it")
             continue
-        parts: dict[str, dict[str, Tensor]] = {"weights": {}, "momentum": {}}
+        parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
         for name, tensor in tensors.items():
             part, _, rest = name.partition("/")
             parts[part][rest] = tensor
-        return parts["weights"], parts["momentum"], progress
+        return State(**parts), progress
     if paths:
         raise RunError(f"no checkpoint in {folder / FOLDER} can be read; start anew with --overwrite")
     return None

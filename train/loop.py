@@ -5,6 +5,7 @@ Relies on a method saying what happens in a step, and on ``train_step`` doing it
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections import defaultdict
@@ -24,7 +25,7 @@ from deps.supernet.arch import ArchSpec
 from deps.supernet.evaluation import recalibrated_subnet, top1
 from deps.supernet.spaces import get_space
 from deps.supernet.supernet import Supernet
-from deps.train.checkpoint import Progress, load_newest, restore, save_checkpoint
+from deps.train.checkpoint import Progress, State, load_newest, restore, save_checkpoint
 from deps.train.data import ImageData, load_data
 from deps.train.methods import method_of
 from deps.train.metrics import MetricsLog
@@ -32,7 +33,6 @@ from deps.train.recipe import Recipe
 from deps.train.results import BATCH, TrainReport, measure
 from deps.train.run import RESULTS, SCHEMA_VERSION, cpu_threads, locked, prepare, read_results
 from deps.train.step import momentum_of, sgd, train_step, trainable
-
 
 WATCH_IMAGES = 300
 """Images that BatchNorm is recalibrated from for the accuracy of an epoch's line; the table at the end takes more."""
@@ -100,13 +100,14 @@ class _Training:
     def __init__(self, config: TrainConfig, data: ImageData, device: torch.device, story: Story) -> None:
         recipe = config.recipe
         space = get_space(recipe.space)
-        self.recipe, self.folder, self.data, self.story = recipe, config.out, data, story
+        self.recipe, self.folder, self.data, self.story, self.device = recipe, config.out, data, story, device
         self.supernet = Supernet.create(space, seed=recipe.seed, has_matrices=recipe.kernel_matrices).to(device)
         self.parameters = trainable(self.supernet)
         self.optimizer = sgd(self.parameters, recipe)
         self.steps_per_epoch = data.steps_per_epoch(recipe.batch_size)
         self.steps = recipe.epochs * self.steps_per_epoch
         self.method = method_of(space, recipe, self.steps_per_epoch)
+        self.teacher: Supernet | None = None
         self.step = 0
         self.sums: defaultdict[str, float] = defaultdict(float)
         self.seconds_before = 0.0
@@ -118,9 +119,11 @@ class _Training:
         found = load_newest(self.folder, self.story)
         if found is None:
             return
-        weights, momentum, progress = found
-        restore(self.supernet.tensors, weights)
-        restore(momentum_of(self.optimizer, self.parameters), momentum)
+        state, progress = found
+        restore(self.supernet.tensors, state.weights)
+        restore(momentum_of(self.optimizer, self.parameters), state.momentum)
+        if state.teacher:
+            self.teacher = Supernet(self.supernet.space, state.teacher).to(self.device)
         self.step, self.seconds_before, self.metrics_bytes = progress.step, progress.seconds, progress.metrics_bytes
         self.sums.update(progress.sums)
         self.story.say(f"resuming {self.folder} at step {self.step} of {self.steps}")
@@ -151,14 +154,20 @@ class _Training:
         )
         # Dropout draws from torch's global state; from a seed of its own each step, it needs no saving.
         torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)
-        result = train_step(self.supernet, self.parameters, self.optimizer, plan, self.recipe, x_NCHW, labels_N)
+        if plan.takes_teacher:
+            tensors = {name: tensor.detach().clone() for name, tensor in self.supernet.tensors.items()}
+            self.teacher = Supernet(self.supernet.space, tensors)
+        result = train_step(
+            self.supernet, self.parameters, self.optimizer, plan, self.recipe, x_NCHW, labels_N, self.teacher
+        )
         for role, loss in result.losses.items():
             self.sums[f"loss/{role}"] += float(loss)
         self.sums["right"] += float(result.right)
         self.step += 1
         bar.update()
-        bar.set_postfix(ε=f"{plan.epsilon:.2g}", loss=f"{float(result.losses['largest']):.3f}", refresh=False)
-        if not self.sums["loss/largest"] < float("inf"):
+        loss = float(result.losses[plan.shares[0].role])
+        bar.set_postfix(ε=f"{plan.epsilon:.2g}", loss=f"{loss:.3f}", refresh=False)
+        if not math.isfinite(loss):
             raise RunError(
                 f"the loss is no longer a number at step {self.step}; lower --lr, or bound the gradient with "
                 "--clip-gradient; the last good state is in the newest checkpoint"
@@ -168,7 +177,9 @@ class _Training:
         plan, epoch = self.method.plan(self.step - 1), self.step // self.steps_per_epoch
         record: dict[str, Any] = {"epoch": epoch, "step": self.step, "lr": plan.lr, "epsilon": plan.epsilon}
         record |= {name: total / self.steps_per_epoch for name, total in self.sums.items() if name.startswith("loss/")}
-        record["train_top1/largest"] = self.sums["right"] / (self.steps_per_epoch * self.recipe.batch_size)
+        record[f"train_top1/{plan.shares[0].role}"] = self.sums["right"] / (
+            self.steps_per_epoch * self.recipe.batch_size
+        )
         for role, arch in self._watched(epoch):
             record[f"validation_top1/{role}"] = self._validate(arch)
         record["seconds"] = round(self.seconds, 2)
@@ -181,7 +192,7 @@ class _Training:
     def _watched(self, epoch: int) -> list[tuple[str, ArchSpec]]:
         space = self.supernet.space
         watched = [("largest", ArchSpec.largest(space))]
-        if epoch > self.recipe.shrink_start_epoch:
+        if epoch * self.steps_per_epoch > self.method.shrink_start:
             watched.append(("smallest", ArchSpec.smallest(space)))
         return watched
 
@@ -208,7 +219,12 @@ class _Training:
 
     def _save(self, log: MetricsLog) -> None:
         progress = Progress(step=self.step, seconds=self.seconds, metrics_bytes=log.length, sums=dict(self.sums))
-        save_checkpoint(self.folder, self.supernet.tensors, momentum_of(self.optimizer, self.parameters), progress)
+        state = State(
+            weights=self.supernet.tensors,
+            momentum=momentum_of(self.optimizer, self.parameters),
+            teacher=self.teacher.tensors if self.teacher is not None else {},
+        )
+        save_checkpoint(self.folder, state, progress)
 
     def _finish(self) -> TrainReport:
         for tensor in self.parameters.values():

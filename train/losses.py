@@ -1,4 +1,4 @@
-"""The two losses: smoothed labels for the full model, its soft labels for the subnets.
+"""The losses: smoothed labels for the full model, a teacher's soft labels for the subnets.
 
 Relies on logits of shape (N, classes); each loss is a mean over the images.
 """

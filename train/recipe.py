@@ -16,7 +16,7 @@ from typing import Any, Literal
 from deps.ground.errors import RecipeError, SpaceError
 from deps.supernet.spaces import get_space
 
-MethodName = Literal["deps", "bignas"]
+MethodName = Literal["deps", "ofa", "bignas", "compofa"]
 METHODS: tuple[str, ...] = typing.get_args(MethodName)
 
 
@@ -34,7 +34,7 @@ class Recipe:
     """Name of the search space."""
 
     method: MethodName = "deps"
-    """Training method: deps (delayed shrinking), or bignas (the sandwich from the first step)."""
+    """Training method: deps (delayed shrinking), ofa (progressive shrinking), bignas or compofa."""
 
     epochs: int
     """Passes over the training images."""
@@ -134,11 +134,6 @@ class Recipe:
             get_space(self.space)
         except SpaceError as error:
             raise RecipeError(f"recipe {self.name}: {error}") from error
-
-    @property
-    def shrink_start_epoch(self) -> int:
-        """First epoch in which subnets train."""
-        return 0 if self.method == "bignas" else round(self.epochs * self.warmup_fraction)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data, which ``from_dict`` reads."""

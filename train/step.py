@@ -29,7 +29,7 @@ class StepResult(NamedTuple):
     """Mean loss by role (largest, smallest, random), still on the device."""
 
     right: Tensor
-    """How many images of the batch the largest subnet named rightly, still on the device."""
+    """How many images of the batch the first subnet of the step named rightly, still on the device."""
 
 
 def trainable(supernet: Supernet) -> dict[str, Tensor]:
@@ -77,26 +77,34 @@ def train_step(
     recipe: Recipe,
     x_NCHW: Tensor,
     labels_N: Tensor,
+    teacher: Supernet | None = None,
 ) -> StepResult:
     """Carry out one step of a method's plan, in place.
 
     The gradient is the sum over the shares, each times its scale. Only the largest subnet updates BatchNorm's running
     statistics: the slices that smaller subnets would write to are statistics of the full model.
+
+    Args:
+        supernet: whose tensors are trained.
+        parameters: its trained tensors.
+        optimizer: steps once, at the plan's learning rate.
+        plan: what the method wants of this step.
+        recipe: losses and bounds.
+        x_NCHW: images.
+        labels_N: their classes.
+        teacher: a finished full model, for methods that have one.
     """
     if plan.sorts_channels:
-        supernet.sort_channels(momentum_of(optimizer, parameters))
+        supernet.sort_channels(momentum_of(optimizer, parameters), rings=plan.sorting_rings)
     optimizer.zero_grad(set_to_none=True)
     losses: dict[str, Tensor] = {}
-    teacher_NV: Tensor | None = None
+    first_NV: Tensor | None = None
+    soft_NV = teacher_logits(teacher, x_NCHW) if teacher is not None else None
     for share in plan.shares:
         logits_NV = run_share(supernet, share, x_NCHW)
-        if share.loss == "distill":
-            assert teacher_NV is not None, "a method puts the largest subnet first"
-            loss = distill_loss(logits_NV, teacher_NV, temperature=recipe.distill_temperature)
-        else:
-            loss = label_loss(logits_NV, labels_N, smoothing=recipe.label_smoothing)
-        if share.role == "largest":
-            teacher_NV = logits_NV.detach()
+        if first_NV is None:
+            first_NV = logits_NV.detach()
+        loss = share_loss(share, logits_NV, labels_N, soft_NV if share.loss == "teacher" else first_NV, recipe)
         torch.autograd.backward(loss * share.scale)
         count = sum(other.role == share.role for other in plan.shares)
         losses[share.role] = losses.get(share.role, 0.0) + loss.detach() / count
@@ -106,8 +114,34 @@ def train_step(
     if recipe.clip_gradient > 0:
         torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.clip_gradient)
     optimizer.step()
-    assert teacher_NV is not None
-    return StepResult(losses=losses, right=(teacher_NV.argmax(1) == labels_N).sum())
+    assert first_NV is not None, "a step has at least one share"
+    return StepResult(losses=losses, right=(first_NV.argmax(1) == labels_N).sum())
+
+
+def share_loss(share: Share, logits_NV: Tensor, labels_N: Tensor, soft_NV: Tensor | None, recipe: Recipe) -> Tensor:
+    """Return the loss of one share.
+
+    Args:
+        share: says which loss.
+        logits_NV: of its subnet.
+        labels_N: classes of the images.
+        soft_NV: logits of what teaches it: the largest subnet in this step, or a finished teacher.
+        recipe: smoothing and temperature.
+    """
+    if share.loss == "labels":
+        return label_loss(logits_NV, labels_N, smoothing=recipe.label_smoothing)
+    assert soft_NV is not None, "a method has its teacher before it distils"
+    distilled = distill_loss(logits_NV, soft_NV, temperature=recipe.distill_temperature)
+    if share.loss == "distill":
+        return distilled
+    return distilled + label_loss(logits_NV, labels_N, smoothing=recipe.label_smoothing)
+
+
+@torch.no_grad()
+def teacher_logits(teacher: Supernet, x_NCHW: Tensor) -> Tensor:
+    """Return the logits of a finished full model, shape (N, classes); it normalises with the batch, as students do."""
+    share = Share(ArchSpec.largest(teacher.space, x_NCHW.shape[-1]), "random", "labels", 1.0, 0.0)
+    return run_share(teacher, share, x_NCHW)
 
 
 def run_share(supernet: Supernet, share: Share, x_NCHW: Tensor) -> Tensor:

@@ -165,6 +165,27 @@ def test_a_broken_newest_checkpoint_falls_back_and_says_so(finished_run: Path, t
     assert weights(out) == weights(finished_run)
 
 
+@pytest.mark.parametrize("method", ["ofa", "compofa", "bignas"])
+def test_every_method_resumes_to_the_same_bits(tmp_path: Path, method: str, monkeypatch):
+    """OFA's teacher is part of the state: without it, a resumed run would learn from another one."""
+    recipe = tiny_recipe(method=method, epochs=4, train_images=32)
+    train(TrainConfig(recipe=recipe, out=tmp_path / "whole"), QUIET)
+    real, done = loop.train_step, []
+
+    def crash(*args: object) -> object:
+        if len(done) == 6:
+            raise MemoryError
+        done.append(1)
+        return real(*args)
+
+    monkeypatch.setattr(loop, "train_step", crash)
+    with pytest.raises(MemoryError):
+        train(TrainConfig(recipe=recipe, out=tmp_path / "run"), QUIET)
+    monkeypatch.setattr(loop, "train_step", real)
+    train(TrainConfig(recipe=recipe, out=tmp_path / "run", resume=True), QUIET)
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
 def test_a_finished_run_is_shown_and_not_trained_again(finished_run: Path, capsys):
     """make train is quick the second time."""
     assert main(tiny_flags(finished_run, "--resume", "--json")) == 0

@@ -55,9 +55,3 @@ def test_unknown_recipes_list_the_known():
     """A person who mistypes gets the list."""
     with pytest.raises(RecipeError, match="known: digits"):
         get_recipe("digit")
-
-
-def test_shrinking_starts_where_the_share_says():
-    """Half of 30 epochs is 15; BigNAS never warms up."""
-    assert override(get_recipe("digits"), {"epochs": 30, "warmup_fraction": 0.5}).shrink_start_epoch == 15
-    assert override(get_recipe("digits"), {"method": "bignas"}).shrink_start_epoch == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +13,8 @@ from deps.supernet.supernet import is_statistic
 from deps.train.data import load_data
 from deps.train.losses import distill_loss, label_loss
 from deps.train.methods import Share, StepPlan, method_of
+from deps.train.methods.compofa import draw_compound
+from deps.train.methods.phased import Phased
 from deps.train.step import momentum_of, sgd, train_step, trainable
 
 from .conftest import tiny_recipe
@@ -154,3 +157,63 @@ def test_random_subnets_depend_on_seed_step_and_index_alone():
     drawn = {first.plan(step).shares[i].arch for step in range(4, 12) for i in (2, 3)}
     assert len(drawn) > 10
     assert method_of(SPACE, tiny_recipe(seed=1), 4).plan(9).shares[2:] != first.plan(9).shares[2:]
+
+
+def test_ofa_frees_one_axis_after_the_other():
+    """A teacher, then kernel, depth in two steps, expand in two steps; every phase keeps what the ones before freed."""
+    epochs = 59
+    method = method_of(SPACE, tiny_recipe(method="ofa", epochs=epochs), 10)
+    assert isinstance(method, Phased)
+    plans = [method.plan(step) for step in range(epochs * 10)]
+    names = [method.phases[method.phase_at(step)].name for step in range(epochs * 10)]
+    seen: dict[str, set[ArchSpec]] = {name: set() for name in names}
+    for name, plan in zip(names, plans, strict=True):
+        seen[name] |= {share.arch for share in plan.shares}
+    assert list(seen) == ["teacher", "kernel", "depth 1", "depth 2", "expand 1", "expand 2"]
+
+    def choices(name: str, axis: str) -> set[float]:
+        return {value for arch in seen[name] for value in getattr(arch, axis)} - {0}
+
+    assert seen["teacher"] == {ArchSpec.largest(SPACE)}
+    assert [choices(name, "kernels") for name in seen] == [{5}, *[{3, 5}] * 5]
+    assert [choices(name, "depths") for name in seen] == [{2}, {2}, *[{1, 2}] * 4]
+    assert [choices(name, "expands") for name in seen] == [{4}, {4}, {4}, {4}, {3, 4}, {2, 3, 4}]
+    assert [len(plans[names.index(name)].shares) for name in seen] == [1, 1, 2, 2, 4, 4]
+    sorted_at = [(names[step], plan.sorting_rings) for step, plan in enumerate(plans) if plan.sorts_channels]
+    assert sorted_at == [("expand 1", 0), ("expand 2", 1)]
+    assert [names[step] for step, plan in enumerate(plans) if plan.takes_teacher] == ["kernel"]
+    lengths = [names.count(name) for name in seen]
+    assert lengths == [180, 120, 25, 120, 25, 120]
+    assert all(plans[names.index(name)].lr > plans[names.index(name) + 20].lr for name in seen)
+
+
+def test_compofa_ties_expand_to_depth():
+    """The n-th depth of a stage comes with its n-th expand ratio; kernels stay the largest."""
+    space = get_space("ofa-mbv3-w1.0")
+    rng = np.random.default_rng(0)
+    drawn = {draw_compound(space, rng, choices=None) for _ in range(3000)}
+    tied = {2: 3, 3: 4, 4: 6}
+    for arch in drawn:
+        for s, depth in enumerate(arch.depths):
+            blocks = arch.expands[4 * s : 4 * s + depth]
+            assert set(blocks) == {tied[depth]}
+        assert set(arch.kernels) == {7, 0} or set(arch.kernels) == {7}
+    assert len(drawn) == 3**5
+    assert {d for _ in range(200) for d in draw_compound(space, rng, choices=2).depths} == {3, 4}
+
+
+def test_a_finished_teacher_teaches_beside_the_labels():
+    """OFA's loss: cross-entropy with the labels, and with the teacher's softmax, in equal parts."""
+    x, labels = batch()
+    supernet, parameters, optimizer = set_up()
+    teacher = Supernet.create(SPACE, seed=9)
+    arch = ArchSpec.smallest(SPACE)
+    plan = StepPlan(lr=0.1, shares=(Share(arch, "random", "teacher", 1.0, 0.0),), epsilon=1.0, sorts_channels=False)
+
+    student, taught_by = supernet.subnet(arch).train(), teacher.subnet(ArchSpec.largest(SPACE)).train()
+    logits = student(x)
+    expected = label_loss(logits, labels, smoothing=0.1) + distill_loss(logits, taught_by(x))
+    result = train_step(supernet, parameters, optimizer, plan, RECIPE, x, labels, teacher)
+    torch.testing.assert_close(result.losses["random"], expected.detach())
+    fresh = Supernet.create(SPACE, seed=9).tensors
+    assert all(torch.equal(tensor, fresh[name]) for name, tensor in teacher.tensors.items())

@@ -6,7 +6,7 @@ Relies on a method being a pure function of the step, so that resuming needs no 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from deps.supernet.sampling import random_archs
 from deps.supernet.space import SearchSpace
 from deps.train.recipe import Recipe
 
+LossName: TypeAlias = Literal["labels", "distill", "teacher"]
+"""labels; the soft labels of the largest subnet in the same step; or labels and a finished teacher's soft labels."""
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -22,7 +25,7 @@ class Share:
 
     arch: ArchSpec
     role: Literal["largest", "smallest", "random"]
-    loss: Literal["labels", "distill"]
+    loss: LossName
     scale: float
     """Factor on its gradient."""
 
@@ -35,7 +38,7 @@ class StepPlan:
 
     lr: float
     shares: tuple[Share, ...]
-    """The largest subnet comes first: the others may learn from it."""
+    """Where others learn from the largest subnet, it comes first."""
 
     epsilon: float
     """Factor on the subnets' gradients, for the record."""
@@ -43,9 +46,20 @@ class StepPlan:
     sorts_channels: bool
     """Whether channels are sorted before this step."""
 
+    sorting_rings: int = 0
+    """How many smaller widths stay as they are when channels are sorted."""
+
+    takes_teacher: bool = False
+    """Whether the full model, as it is before this step, becomes the finished teacher."""
+
 
 class Method(Protocol):
     """A training method."""
+
+    @property
+    def shrink_start(self) -> int:
+        """The first step in which a subnet other than the largest trains."""
+        ...
 
     def plan(self, step: int) -> StepPlan:
         """Return what happens in one step, counted from 0."""
@@ -65,7 +79,7 @@ def sandwich(space: SearchSpace, recipe: Recipe, step: int, *, scale: float) -> 
 
     Source: BigNAS, ECCV 2020.
     """
-    loss: Literal["labels", "distill"] = "distill" if recipe.distill else "labels"
+    loss: LossName = "distill" if recipe.distill else "labels"
     shares = [Share(ArchSpec.largest(space), "largest", "labels", 1.0, recipe.dropout)]
     shares.append(Share(ArchSpec.smallest(space), "smallest", loss, scale, 0.0))
     for index in range(recipe.random_subnets):

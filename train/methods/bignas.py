@@ -21,6 +21,11 @@ class BigNAS:
     recipe: Recipe
     steps_per_epoch: int
 
+    @property
+    def shrink_start(self) -> int:
+        """The first step in which a subnet other than the largest trains."""
+        return 0
+
     def plan(self, step: int) -> StepPlan:
         """Return what happens in one step, counted from 0."""
         lr = cosine_lr(

@@ -16,17 +16,22 @@ from deps.train.schedule import cosine_lr, epsilon
 
 @dataclass(frozen=True, slots=True)
 class Deps:
-    """FM-Warmup until ``shrink_start_epoch``, then the sandwich under a growing ε, distilled in place."""
+    """FM-Warmup until ``shrink_start``, then the sandwich under a growing ε, distilled in place."""
 
     space: SearchSpace
     recipe: Recipe
     steps_per_epoch: int
 
+    @property
+    def shrink_start(self) -> int:
+        """The first step in which a subnet other than the largest trains."""
+        return round(self.recipe.epochs * self.recipe.warmup_fraction) * self.steps_per_epoch
+
     def plan(self, step: int) -> StepPlan:
         """Return what happens in one step, counted from 0."""
         recipe = self.recipe
         steps = recipe.epochs * self.steps_per_epoch
-        start = recipe.shrink_start_epoch * self.steps_per_epoch
+        start = self.shrink_start
         warmup_steps = recipe.lr_warmup * self.steps_per_epoch
         lr = cosine_lr(step, steps=steps, lr=recipe.lr, warmup_steps=warmup_steps)
         if step < start:
