@@ -165,9 +165,9 @@ class _Training:
         self.sums["right"] += float(result.right)
         self.step += 1
         bar.update()
-        loss = float(result.losses[plan.shares[0].role])
-        bar.set_postfix(ε=f"{plan.epsilon:.2g}", loss=f"{loss:.3f}", refresh=False)
-        if not math.isfinite(loss):
+        first_loss = float(result.losses[plan.shares[0].role])
+        bar.set_postfix(ε=f"{plan.epsilon:.2g}", loss=f"{first_loss:.3f}", refresh=False)
+        if not math.isfinite(first_loss):
             raise RunError(
                 f"the loss is no longer a number at step {self.step}; lower --lr, or bound the gradient with "
                 "--clip-gradient; the last good state is in the newest checkpoint"
@@ -177,9 +177,8 @@ class _Training:
         plan, epoch = self.method.plan(self.step - 1), self.step // self.steps_per_epoch
         record: dict[str, Any] = {"epoch": epoch, "step": self.step, "lr": plan.lr, "epsilon": plan.epsilon}
         record |= {name: total / self.steps_per_epoch for name, total in self.sums.items() if name.startswith("loss/")}
-        record[f"train_top1/{plan.shares[0].role}"] = self.sums["right"] / (
-            self.steps_per_epoch * self.recipe.batch_size
-        )
+        images = self.steps_per_epoch * self.recipe.batch_size
+        record[f"train_top1/{plan.shares[0].role}"] = self.sums["right"] / images
         for role, arch in self._watched(epoch):
             record[f"validation_top1/{role}"] = self._validate(arch)
         record["seconds"] = round(self.seconds, 2)
