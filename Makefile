@@ -45,6 +45,7 @@ profile: $(RUN)/latency/cpu.json
 $(RUN)/latency/cpu.json: $(RUN)/results.json
 	$(BIN)/deps-profile flops --supernet $(RUN) --verify
 	$(BIN)/deps-profile latency --supernet $(RUN) --target cpu
+	@touch $@
 
 extract: bundles/jetson-300M/manifest.json bundles/rtx-300M/manifest.json bundles/cpu-0.2ms/manifest.json
 
