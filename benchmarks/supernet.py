@@ -96,7 +96,7 @@ def training(rounds: int, batch: int, resolution: int, device: str) -> dict[str,
     return result
 
 
-def one_arch(space: SearchSpace, arch: ArchSpec, rounds: int, batch: int, device: str) -> dict[str, float]:
+def one_arch(space: SearchSpace, arch: ArchSpec, rounds: int, batch: int, device: str) -> dict[str, Any]:
     supernet = Supernet.create(space).to(device=device)
     parameters = {name: tensor.requires_grad_() for name, tensor in supernet.parameters.items()}
     module = skeleton(space, arch, is_training=True)
@@ -117,24 +117,31 @@ def one_arch(space: SearchSpace, arch: ArchSpec, rounds: int, batch: int, device
         F.cross_entropy(plain(x_NCHW), labels_N).backward()
         synchronize(device)
 
+    def once(run: Callable[[], None]) -> tuple[float, float]:
+        """Return wall seconds, and the processor's seconds, which other programs on the machine disturb less."""
+        busy = time.process_time()
+        return seconds(run), time.process_time() - busy
+
     inside(), alone()
     pairs = []
     for turn in range(rounds):
         # Whoever comes second finds warmer caches, so they change places.
         if turn % 2:
-            pairs.append((seconds(inside), seconds(alone)))
+            pairs.append((once(inside), once(alone)))
         else:
-            pairs.append(tuple(reversed((seconds(alone), seconds(inside)))))
-    inside_ms, alone_ms = (1e3 * statistics.median(times) for times in zip(*pairs, strict=True))
-    ratios = sorted(a / b for a, b in pairs)
-    return {
-        "inside_ms": inside_ms,
-        "plain_ms": alone_ms,
-        "ratio_of_medians": inside_ms / alone_ms,
-        "median_of_ratios": statistics.median(ratios),
-        "quartiles_of_ratios": [round(q, 3) for q in statistics.quantiles(ratios, n=4)],
-        "rounds": rounds,
-    }
+            pairs.append(tuple(reversed((once(alone), once(inside)))))
+    result: dict[str, Any] = {"rounds": rounds}
+    for which, clock in enumerate(("wall", "processor")):
+        times = [(one[which], other[which]) for one, other in pairs]
+        inside_ms, plain_ms = (1e3 * statistics.median(column) for column in zip(*times, strict=True))
+        ratios = [one / other for one, other in times]
+        result[clock] = {
+            "inside_ms": inside_ms,
+            "plain_ms": plain_ms,
+            "ratio_of_medians": inside_ms / plain_ms,
+            "quartiles_of_ratios": [round(quartile, 3) for quartile in statistics.quantiles(ratios, n=4)],
+        }
+    return result
 
 
 def synchronize(device: str) -> None:
