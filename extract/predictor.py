@@ -21,6 +21,9 @@ from deps.supernet.space import SearchSpace
 PENALTIES = tuple(10.0**exponent for exponent in np.arange(-3, 4, 0.5))
 """Ridge penalties that are tried."""
 
+MEANINGFUL_TAU = 0.2
+"""A rank correlation below which the order that is predicted is hardly better than chance."""
+
 
 @dataclass(frozen=True, slots=True)
 class Quality:
@@ -43,11 +46,14 @@ class Quality:
 
     def to_text(self) -> str:
         """Return one line for a person."""
-        return (
+        text = (
             f"predictor: {self.samples} measured subnets, error {100 * self.mean_error:.2f} points on subnets left out "
             f"(one measurement is ± {100 * self.noise:.2f}), Kendall tau {self.kendall_tau:.2f}, "
             f"Spearman {self.spearman:.2f}"
         )
+        if self.kendall_tau < MEANINGFUL_TAU:
+            text += "; they differ too little to be foretold, so the choice rests on measuring the best"
+        return text
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -53,7 +53,7 @@ class Evolution:
     """How long to search a space that cannot be listed."""
 
     population: int = 500
-    generations: int = 60
+    generations: int = 40
 
     parents: float = 0.25
     """Share of the population that has children."""
@@ -113,7 +113,7 @@ def search(
         rng: source of randomness; the same state gives the same result.
         count: how many subnets to return.
         start: subnets known to be good, such as those of another search; they join the first population.
-        evolution: how long to search; by default 500 subnets for 60 generations.
+        evolution: how long to search; by default 500 subnets for 40 generations.
         enumerable: spaces up to this many subnets are listed instead; 0 forces evolution.
     """
     if space.size() <= enumerable:

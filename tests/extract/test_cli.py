@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from deps.extract.cli import main
-from deps.extract.evaluate import CACHE_NAME
 from deps.profile.latency import find_table
 from deps.serve.bundle import read_bundle
 from deps.train.run import Run
@@ -213,13 +212,3 @@ def test_stopping_while_the_bundle_is_written_leaves_the_older_one(measured, hom
         assert main(["--target", "rtx", "--flops", "500k", "--quiet", *FAST]) == 0
         assert [path.name for path in out.parent.iterdir()] == ["rtx-500k"]
         assert (out / "manifest.json").read_bytes() != before
-
-
-def test_killed_measurements_go_on_where_they_were(home):
-    """The long part of an extraction is never done twice."""
-    cache = home / "runs" / "digits" / CACHE_NAME
-    lines = cache.read_bytes().splitlines(keepends=True)
-    cache.write_bytes(b"".join(lines[:4]) + lines[4][:20])
-    assert main(["--target", "cpu", "--quiet", *FAST]) == 0
-    measured = [json.loads(line)["arch"] for line in cache.read_text().splitlines() if line.endswith("}")]
-    assert len(measured) == len({json.dumps(arch, sort_keys=True) for arch in measured}) == len(lines)

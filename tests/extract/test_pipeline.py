@@ -79,18 +79,13 @@ def test_the_same_inputs_give_the_same_bundle_but_for_the_time(cpu, make):
             assert (cpu.bundle / path).read_bytes() == (again.bundle / path).read_bytes(), path
 
 
-@pytest.mark.parametrize(
-    "budget",
-    [
-        Budget(max_params=45_000),
-        Budget(max_flops=450_000, max_size_bytes=190_000, max_activation_bytes=20_000),
-    ],
-    ids=Budget.describe,
-)
-def test_every_budget_is_kept(make, budget, costs, digits):
-    """Alone and combined."""
+def test_every_bound_of_a_budget_is_kept(make, costs, digits):
+    """Each of the four cuts something off here."""
+    bounds = {"max_flops": 450_000, "max_params": 60_000, "max_size_bytes": 190_000, "max_activation_bytes": 20_000}
+    budget = Budget(**bounds)
     report = make("cpu", budget)
     genes = encode(digits, [report.arch])
+    assert len(budget.bounds()) == 4
     for axis, bound in budget.bounds():
         assert costs[axis.key](genes)[0] <= bound
 

@@ -75,6 +75,7 @@ def test_accuracies_that_mean_nothing_are_not_praised(digits, costs):
     quality = fit(digits, genes, accuracies, totals=(costs["flops"],), images=300).quality
     # Below 0 rather than near it: leaving out a high one lowers the mean that foretells it.
     assert quality.kendall_tau < 0.25
+    assert "differ too little to be foretold" in quality.to_text()
     assert quality.mean_error > 0.006
     assert quality.noise == pytest.approx(math.sqrt(0.97 * 0.03 / 300), rel=0.05)
 
