@@ -52,7 +52,7 @@ def start(bundle: Path) -> tuple[subprocess.Popen[str], str]:
 
 def main() -> None:
     """Serve, ask, compare with the manifest, stop."""
-    from deps.train.data import load_data
+    from deps.train.datasets import load_data
 
     bundle = Path(sys.argv[1])
     manifest = json.loads((bundle / "manifest.json").read_text())

@@ -101,14 +101,13 @@ def input_spec(data: ImageData, space: SearchSpace, resolution: int) -> InputSpe
             f"{data.name} resizes with {preprocessing.interpolation} interpolation; the server knows bilinear; "
             "train on the data set with bilinear preprocessing"
         )
-    resize = preprocessing.resize
+    resize = preprocessing.resize_for(resolution)
     return InputSpec(
         shape=(space.in_channels, resolution, resolution),
         color=preprocessing.color,
         mean=preprocessing.mean,
         std=preprocessing.std,
-        # The margin around the crop keeps its share when the subnet looks at smaller images.
-        resize=None if resize is None else round(resize * resolution / preprocessing.crop),
+        resize=resize,
         crop=None if resize is None else resolution,
     )
 

@@ -28,6 +28,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--supernet", type=Path, metavar="RUN", help="run folder (default: the newest in runs/)")
+    parser.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="pictures in train/CLASS and val/CLASS (default: those of the run)"
+    )
     parser.add_argument("--target", required=True, metavar="NAME", help="what to compile for: cpu, jetson, rtx, ...")
     parser.add_argument("--out", type=Path, metavar="BUNDLE", help="where to write (default: bundles/TARGET-BUDGET)")
 
@@ -67,6 +70,7 @@ def _run(args: argparse.Namespace) -> Report:
         target=args.target,
         budget=Budget.parse({axis.key: getattr(args, axis.key) for axis in AXES}),
         supernet=args.supernet,
+        data=args.data,
         out=args.out,
         targets_file=args.targets,
         max_drop=args.max_drop,

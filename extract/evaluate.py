@@ -22,7 +22,7 @@ from deps.ground.console import Story
 from deps.supernet import ArchSpec, Supernet
 from deps.supernet.evaluation import recalibrated_subnet, top1
 from deps.supernet.network import Network
-from deps.train.data import ImageData, Split
+from deps.train.data import ImageData
 
 CACHE_NAME = "measurements.jsonl"
 BATCH_SIZE = 250
@@ -34,13 +34,6 @@ def supernet_sha256(supernet: Supernet) -> str:
     for name, tensor in supernet.tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def split_sha256(split: Split) -> str:
-    """Return a hash of a split's images and labels."""
-    digest = hashlib.sha256(split.pixels_NCHW.cpu().contiguous().numpy().tobytes())
-    digest.update(split.labels_N.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -123,8 +116,8 @@ class Evaluator:
         self.supernet_sha256 = supernet_sha256(supernet)
         settings = {
             "supernet": self.supernet_sha256,
-            "train": split_sha256(data.train),
-            "validation": split_sha256(data.validation),
+            "train": data.train.fingerprint(),
+            "validation": data.validation.fingerprint(),
             "preprocessing": repr(data.preprocessing),
             "calibration_images": calibration_images,
             "images": self.num_images,

@@ -57,6 +57,9 @@ class ExtractConfig:
     supernet: Path | None = None
     """Run folder; None takes the newest finished one under ``runs/``."""
 
+    data: Path | None = None
+    """Folder of pictures to measure with; None takes the images that the run was trained on."""
+
     out: Path | None = None
     """Where the bundle appears; None means ``bundles/<target>-<budget>``."""
 
@@ -103,7 +106,7 @@ def extract(config: ExtractConfig, story: Story) -> ExtractReport:
     run = open_run(config.supernet) if config.supernet is not None else newest_run()
     if run.recipe is not None and run.recipe.threads:
         torch.set_num_threads(run.recipe.threads)
-    supernet, data = run.supernet(), run.data()
+    supernet, data = run.supernet(), run.data(config.data)
     space, rng = supernet.space, np.random.default_rng(config.seed)
     table = usable_table(run.folder, target, space, story, is_needed=config.budget.max_latency_ms is not None)
     costs = cost_functions(space, table)

@@ -26,7 +26,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Train a once-for-all supernet with delayed ε-shrinking.",
-        epilog="example: deps-train digits --out runs/digits",
+        epilog="To bring in a supernet that was published for once-for-all: deps-train import-ofa --help\n\n"
+        "example: deps-train digits --out runs/digits",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_version_flag(parser)
     parser.add_argument("recipe", metavar="RECIPE", help=f"one of: {', '.join(recipe_names())}")
@@ -71,9 +73,40 @@ def run(args: argparse.Namespace) -> Report:
     return train(config, Story.from_args(args))
 
 
+def build_import_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``deps-train import-ofa``."""
+    parser = argparse.ArgumentParser(
+        prog=f"{PROGRAM} import-ofa",
+        description="Turn a checkpoint published for once-for-all into a run folder, which deps-extract accepts. "
+        "Nothing is downloaded: FILE is one that you have.",
+        epilog="example: deps-train import-ofa ofa_mbv3_w1.0.pth --space ofa-mbv3-w1.0 --out runs/ofa",
+    )
+    add_version_flag(parser)
+    parser.add_argument("file", type=Path, metavar="FILE", help="a .pth file with a state dict")
+    parser.add_argument("--space", metavar="NAME", help="its search space (default: recognised by its shapes)")
+    parser.add_argument("--out", type=Path, metavar="RUN", help="run folder (default: runs/NAME OF THE FILE)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder in --out")
+    add_common_flags(parser)
+    return parser
+
+
+def run_import(args: argparse.Namespace) -> Report:
+    """Import what the arguments say."""
+    require("torch", "compile")
+    from deps.supernet import get_space
+    from deps.train.import_ofa import import_ofa
+
+    space = get_space(args.space) if args.space is not None else None
+    out = args.out if args.out is not None else Path("runs") / args.file.stem
+    return import_ofa(args.file, space=space, out=out, overwrite=args.overwrite)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``deps-train``; return its exit code."""
-    return run_command(PROGRAM, run, build_parser().parse_args(argv))
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["import-ofa"]:
+        return run_command(f"{PROGRAM} import-ofa", run_import, build_import_parser().parse_args(words[1:]))
+    return run_command(PROGRAM, run, build_parser().parse_args(words))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ from deps.supernet.evaluation import recalibrated_subnet, top1
 from deps.supernet.spaces import get_space
 from deps.supernet.supernet import Supernet
 from deps.train.checkpoint import Progress, State, load_newest, restore, save_checkpoint
-from deps.train.data import ImageData, load_data
+from deps.train.data import ImageData
+from deps.train.datasets import load_data
 from deps.train.methods import method_of
 from deps.train.metrics import MetricsLog
 from deps.train.recipe import Recipe
@@ -73,7 +74,8 @@ def train(config: TrainConfig, story: Story) -> TrainReport:
             story.say(f"{config.out} is finished already; this is its table")
             return TrainReport.from_dict(space, finished, folder=str(config.out))
         device = resolve_device(config.device)
-        data = load_data(config.recipe.dataset, train_images=config.recipe.train_images).to(device)
+        recipe = config.recipe
+        data = load_data(recipe.dataset, root=recipe.data, train_images=recipe.train_images).to(device)
         devices = [device] if device.type == "cuda" else []
         with cpu_threads(config.recipe.threads), torch.random.fork_rng(devices=devices):
             return _Training(config, data, device, story).run()

@@ -26,8 +26,10 @@ import torch
 from deps.ground.errors import DataError, FileError, RecipeError, RunError
 from deps.ground.files import read_json, write_json
 from deps.ground.provenance import provenance
+from deps.supernet.space import SearchSpace
 from deps.supernet.supernet import Supernet
-from deps.train.data import ImageData, load_data
+from deps.train.data import ImageData
+from deps.train.datasets import load_data
 from deps.train.recipe import Recipe
 
 SCHEMA_VERSION = 1
@@ -60,15 +62,30 @@ class Run:
         """Return a context in which torch uses as many threads as the run was trained with."""
         return cpu_threads(self.recipe.threads if self.recipe else 0)
 
-    def data(self) -> ImageData:
+    def data(self, root: Path | None = None) -> ImageData:
         """Return the images that the run was trained on, and those it was not.
 
+        Args:
+            root: a folder of pictures to use instead; an imported supernet needs one.
+
         Raises:
-            DataError: the run has no data set, or its files cannot be used.
+            DataError: the run has no data set, its files cannot be used, or they have another number of classes.
         """
-        if self.recipe is None:
-            raise DataError(f"{self.folder} was imported and has no images; fine-tune it on a data set first")
-        return load_data(self.recipe.dataset, train_images=self.recipe.train_images)
+        if root is not None:
+            data = load_data("imagefolder", root=root)
+        elif self.recipe is not None:
+            data = load_data(self.recipe.dataset, root=self.recipe.data, train_images=self.recipe.train_images)
+        else:
+            raise DataError(
+                f"{self.folder} was imported and has no images of its own; give a folder with train/ and val/ "
+                "with --data FOLDER"
+            )
+        outputs = SearchSpace.from_dict(read_json(self.folder / "supernet.json")["space"]).num_classes
+        if len(data.classes) != outputs:
+            raise DataError(
+                f"{data.name} has {len(data.classes)} classes and the supernet in {self.folder} names {outputs}"
+            )
+        return data
 
 
 def open_run(folder: Path | str) -> Run:

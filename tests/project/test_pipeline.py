@@ -132,7 +132,7 @@ def test_a_picture_is_classified_without_a_server(
     assert serve(["run", str(bundle_folder), *pictures, "--json", "--top", "1", "--precision", "fp32"]) == 0
     told = json.loads(capsys.readouterr().out)
     with torch.no_grad():
-        expected = subnet(test.normalise(test.pixels_NCHW[:5])).argmax(1).tolist()
+        expected = subnet(test.preprocessing.normalise(test.pixels_NCHW[:5])).argmax(1).tolist()
     assert [_label(image) for image in told["images"]] == [str(digit) for digit in expected]
 
 

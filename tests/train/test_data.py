@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from deps.ground.errors import DataError
-from deps.train.data import load_data, random_affine
+from deps.train.augment import random_affine
+from deps.train.datasets import load_data
 
 DATA = load_data("digits")
 
@@ -40,7 +41,7 @@ def test_evaluation_batches_are_normalised_and_ordered():
 def test_an_epoch_sees_every_image_at_most_once():
     """Without replacement; what does not fill a batch waits for another order."""
     identity = load_data("digits")
-    object.__setattr__(identity, "augment", lambda pixels, _: pixels)
+    object.__setattr__(identity.train, "augment", lambda pixels, _: pixels)
     seen = torch.cat([identity.training_batch(step, 64, seed=5)[0] for step in range(18)])
     assert len({bytes(image.numpy().tobytes()) for image in seen}) == 18 * 64
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deps.supernet import ArchSpec, Supernet, get_space
 from deps.supernet.supernet import is_statistic
-from deps.train.data import load_data
+from deps.train.datasets import load_data
 from deps.train.losses import distill_loss, label_loss
 from deps.train.methods import Share, StepPlan, method_of
 from deps.train.methods.compofa import draw_compound

@@ -1,0 +1,82 @@
+"""A supernet that was published elsewhere is imported, measured on a person's own pictures, and shipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deps.extract.cli import main as extract
+from deps.serve.bundle import read_bundle
+from deps.supernet import ArchSpec, Supernet, get_space
+from deps.supernet.published import published_state
+from deps.train.cli import main as train
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bright and dark noise: two classes of a few pictures."""
+    root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for part, count in (("train", 6), ("val", 4)):
+        for name, low in (("bright", 128), ("dark", 0)):
+            (root / part / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = rng.integers(low, low + 127, (150, 160, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A supernet under its published names, with another number of classes, brought in by the command."""
+    folder = tmp_path_factory.mktemp("imported")
+    space = get_space("ofa-mbv3-w1.0")
+    two_classes = type(space).from_dict({**space.to_dict(), "num_classes": 2})
+    supernet = Supernet.create(two_classes, seed=1)
+    torch.save({"state_dict": published_state(supernet)}, folder / "published.pth")
+    argv = ["import-ofa", str(folder / "published.pth"), "--space", "ofa-mbv3-w1.0", "--out", str(folder / "ofa")]
+    assert train([*argv, "--quiet"]) == 0
+    return folder / "ofa"
+
+
+def test_an_imported_supernet_becomes_a_bundle(imported: Path, pictures: Path, tmp_path: Path):
+    """Budget, recalibration on own pictures, exports, and the cut that the server must make."""
+    out = tmp_path / "bundle"
+    argv = ["--supernet", str(imported), "--data", str(pictures), "--flops", "200M", "--target", "cpu"]
+    assert extract([*argv, "--out", str(out), "--samples", "8", "--quiet", "--max-drop", "100"]) == 0
+    manifest = read_bundle(out).manifest
+    subnet = manifest.default_subnet
+    assert subnet.flops <= 200_000_000
+    assert manifest.labels == ("bright", "dark")
+    arch = ArchSpec.from_dict(get_space("ofa-mbv3-w1.0"), subnet.arch)
+    assert manifest.input.shape == (3, arch.resolution, arch.resolution)
+    assert manifest.input.crop == arch.resolution
+    assert manifest.input.resize == -(-256 * arch.resolution // 224)
+    assert "fp32" in {model.precision for model in subnet.models}
+
+
+def test_without_pictures_it_says_what_to_give(imported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """BatchNorm cannot be recalibrated from nothing, and accuracy is measured, not guessed."""
+    argv = ["--supernet", str(imported), "--flops", "200M", "--target", "cpu", "--out", str(tmp_path / "bundle")]
+    assert extract(argv) == 1
+    assert "--data FOLDER" in capsys.readouterr().err
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_pictures_of_another_number_of_classes_are_refused(
+    imported: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Labels would mean something else than the classifier's outputs."""
+    for part in ("train", "val"):
+        for name in ("bright", "dark", "grey"):
+            (tmp_path / "three" / part / name).mkdir(parents=True)
+            for index in range(2):
+                Image.new("RGB", (20, 20)).save(tmp_path / "three" / part / name / f"{index}.png")
+    argv = ["--supernet", str(imported), "--data", str(tmp_path / "three"), "--flops", "200M", "--target", "cpu"]
+    assert extract([*argv, "--out", str(tmp_path / "bundle")]) == 1
+    assert "has 3 classes and the supernet" in capsys.readouterr().err
