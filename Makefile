@@ -64,7 +64,7 @@ serve: extract
 pipeline: train profile extract serve
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check

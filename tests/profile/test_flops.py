@@ -45,6 +45,14 @@ def test_fvcore_counts_the_same(space: SearchSpace) -> None:
         assert count(space, arch).flops == fvcore_flops(space, arch), arch.to_text()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("space", SHIPPED, ids=lambda space: space.name)
+def test_fvcore_counts_hundreds_of_subnets_alike(space: SearchSpace) -> None:
+    """Two dozen random subnets of each of the nine spaces, at whatever resolutions they come with."""
+    for arch in random_archs(space, 24, np.random.default_rng(7)):
+        assert count(space, arch).flops == fvcore_flops(space, arch), arch.to_text()
+
+
 @given(data=st.data(), space=invented_spaces())
 @settings(max_examples=20, deadline=None)
 def test_fvcore_counts_the_same_in_spaces_that_users_may_write(data: st.DataObject, space: SearchSpace) -> None:
