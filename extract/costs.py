@@ -13,7 +13,7 @@ from deps.extract.search import Function
 from deps.ground.console import Story
 from deps.ground.errors import DepsError, LatencyTableError
 from deps.profile.flops import cost_tables
-from deps.profile.latency import LatencyTable, find_table
+from deps.profile.latency import MEASURABLE, LatencyTable, find_table
 from deps.serve.targets import Target
 from deps.supernet import ArchSpec, SearchSpace
 
@@ -41,7 +41,7 @@ def usable_table(
         if is_needed:
             raise LatencyTableError(
                 f"a latency budget needs times that were measured on {target.name}, and there is no {path}; "
-                f"make it with: deps-profile latency --supernet {run} --target {target.name}"
+                f"{_way_to_a_table(run, target)}"
             )
         return None
     try:
@@ -60,3 +60,12 @@ def usable_table(
             f"({table.error.mape:.1%} against {table.error.flops_line_mape:.1%}); measure it again on a quiet machine"
         )
     return table
+
+
+def _way_to_a_table(run: Path, target: Target) -> str:
+    if target.name in MEASURABLE:
+        return f"make it with: deps-profile latency --supernet {run} --target {target.name}"
+    return (
+        f"deps-profile cannot yet measure on {target.name}, so bound what is counted instead, e.g. --flops 300M; "
+        f"a latency budget works with --target {' or '.join(MEASURABLE)}"
+    )

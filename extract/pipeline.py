@@ -11,19 +11,20 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from deps.extract.budget import Budget, check_feasible, fits_all, limits
 from deps.extract.bundle import Contents, Costs, check_place, write_bundle
+from deps.extract.choose import Choice, choose, standard_error
 from deps.extract.costs import cost_functions, usable_table
-from deps.extract.evaluate import CACHE_NAME, Evaluator
+from deps.extract.evaluate import CACHE_NAME, Evaluator, Measured
 from deps.extract.export import export_subnet
 from deps.extract.predictor import Predictor
 from deps.extract.report import ExtractReport, Landscape, plot_png, plot_text
-from deps.extract.search import Function, SearchResult, Values, front, search
+from deps.extract.search import Function, SearchResult, Values, excess, front, search
 from deps.extract.survey import Survey, survey
 from deps.ground.console import Story
 from deps.ground.errors import BudgetError
@@ -34,7 +35,7 @@ from deps.profile.latency import LatencyTable
 from deps.serve.manifest import Latency
 from deps.serve.targets import Target, get_target
 from deps.supernet import ArchSpec, SearchSpace
-from deps.supernet.sampling import Genes, decode
+from deps.supernet.sampling import Genes, decode, distinct
 from deps.train.run import newest_run, open_run
 
 FINALISTS = 8
@@ -73,7 +74,7 @@ class ExtractConfig:
     """Most subnets that are measured for the predictor."""
 
     finalists: int = FINALISTS
-    """How many are measured before one is chosen."""
+    """How many of the best that are predicted are measured before one is chosen."""
 
     seed: int = 0
     """Of everything random."""
@@ -121,19 +122,18 @@ def extract(config: ExtractConfig, story: Story) -> ExtractReport:
     predictor = surveyed.predictor
     story.say(predictor.quality.to_text())
 
-    found = search(space, predictor, limits(config.budget, costs), rng=rng, count=config.finalists)
-    finalists = decode(space, found.genes)
-    measured = evaluator.measure(finalists, story, "measuring the best")
-    # Of equals the first, which is predicted to be the best.
-    best = int(np.argmax(measured))
-    arch, genes = finalists[best], found.genes[best : best + 1]
-    story.say(
-        f"{'all' if found.is_exact else 'evolution scored'} {found.evaluated:,} subnets within the budget"
-        f"{' were scored' if found.is_exact else ''}; the best {len(finalists)} were measured: "
-        f"{', '.join(f'{100 * accuracy:.2f}' for accuracy in measured)} %"
-    )
+    bounds = limits(config.budget, costs)
+    found = search(space, lambda genes: -predictor(genes), bounds, rng=rng, count=config.finalists)
+    # What the survey measured within the budget is known as well as the finalists are, and may win.
+    genes = distinct(np.concatenate([found.genes, surveyed.genes[excess(bounds, surveyed.genes) <= 0]]))
+    archs = decode(space, genes)
+    measured = evaluator.measure(archs, story, "measuring the best")
+    choice = choose(measured.top1, measured.loss, evaluator.num_images)
+    field = _Field(genes, archs, measured, len(found.genes), evaluator.num_images, choice)
+    arch, genes = archs[choice.chosen], genes[choice.chosen : choice.chosen + 1]
+    story.say(_what_was_chosen(found, field))
 
-    landscape = _landscape(space, config, costs, surveyed, found.genes, measured, best, rng)
+    landscape = _landscape(space, config, costs, surveyed, field, rng)
     if story.is_terminal:
         story.say(plot_text(landscape))
     subnet, cost = evaluator.subnet(arch), count(space, arch)
@@ -168,7 +168,7 @@ def extract(config: ExtractConfig, story: Story) -> ExtractReport:
         exports=exports,
         data=data,
         latency=_latency(space, arch, target, table),
-        search=_search_facts(config, predictor, found, finalists, measured, best),
+        search=_search_facts(config, predictor, found, field),
         provenance={**provenance(), "source": source},
         extras={"report/pareto.png": plot_png(landscape, f"{name}, {target.name}")},
     )
@@ -188,6 +188,19 @@ def extract(config: ExtractConfig, story: Story) -> ExtractReport:
         landscape=landscape,
         seconds=seconds,
     )
+
+
+class _Field(NamedTuple):
+    """All subnets that were measured within the budget, and which of them was chosen."""
+
+    genes: Genes
+    archs: list[ArchSpec]
+    measured: Measured
+    finalists: int
+    """How many of the first are those that were predicted to be the best."""
+
+    images: int
+    choice: Choice
 
 
 def _say_what_the_budget_does(
@@ -210,61 +223,90 @@ def _latency(space: SearchSpace, arch: ArchSpec, target: Target, table: LatencyT
     return {target.name: Latency(predicted_ms=predicted, error_ms=table.error_ms(predicted))}
 
 
+def _what_was_chosen(found: SearchResult, field: _Field) -> str:
+    (top1, loss), choice = field.measured, field.choice
+    how = "all" if found.is_exact else "evolution scored"
+    origin = "one of the best predicted" if choice.chosen < field.finalists else "one the predictor was fitted on"
+    return (
+        f"{how} {found.evaluated:,} subnets within the budget{' were scored' if found.is_exact else ''}; the best "
+        f"{field.finalists} were measured: {', '.join(f'{100 * share:.2f}' for share in top1[: field.finalists])} %\n"
+        f"{len(choice.alike)} of {len(loss)} measured within the budget are within ± {100 * choice.standard_error:.2f} "
+        f"points of the best, {100 * float(top1.max()):.2f} %; the lowest loss of these is taken: "
+        f"{loss[choice.chosen]:.4f} with {100 * top1[choice.chosen]:.2f} %, {origin}"
+    )
+
+
 def _landscape(
     space: SearchSpace,
     config: ExtractConfig,
     costs: Mapping[str, Function],
     surveyed: Survey,
-    finalists: Genes,
-    measured: Values,
-    best: int,
+    field: _Field,
     rng: np.random.Generator,
 ) -> Landscape:
     axis = config.budget.main_axis
-    cost = costs[axis.key]
-    _, front_costs, front_accuracies = front(space, surveyed.predictor, cost, rng=rng)
-    finalist_costs = np.asarray(cost(finalists), np.float64)
+    cost, predictor = costs[axis.key], surveyed.predictor
+    _, front_costs, front_scores = front(space, lambda genes: -predictor(genes), cost, rng=rng)
+    measured_costs, top1 = np.asarray(cost(field.genes), np.float64), field.measured.top1
+    chosen_top1 = float(top1[field.choice.chosen])
     return Landscape(
         axis=axis,
         bound={a.key: bound for a, bound in config.budget.bounds()}.get(axis.key),
         sample_costs=np.asarray(cost(surveyed.genes), np.float64),
-        sample_accuracies=surveyed.accuracies,
+        sample_accuracies=surveyed.measured.top1,
         front_costs=front_costs,
-        front_accuracies=front_accuracies,
-        finalist_costs=finalist_costs,
-        finalist_accuracies=measured,
-        chosen_cost=float(finalist_costs[best]),
-        chosen_accuracy=float(measured[best]),
-        noise=surveyed.predictor.quality.noise,
+        front_accuracies=top1_at(-front_scores, surveyed.measured),
+        finalist_costs=measured_costs[: field.finalists],
+        finalist_accuracies=top1[: field.finalists],
+        chosen_cost=float(measured_costs[field.choice.chosen]),
+        chosen_accuracy=chosen_top1,
+        noise=standard_error(chosen_top1, field.images),
     )
 
 
-def _search_facts(
-    config: ExtractConfig,
-    predictor: Predictor,
-    found: SearchResult,
-    finalists: list[ArchSpec],
-    measured: Values,
-    best: int,
-) -> dict[str, Any]:
-    quality = predictor.quality
+def top1_at(loss: Values, measured: Measured) -> Values:
+    """Return the top-1 that goes with a loss, by the straight line through measured subnets, which never rises.
+
+    Where the measured show no such trend, the line is level.
+    """
+    spread = measured.loss - measured.loss.mean()
+    slope = float(spread @ measured.top1) / max(float(spread @ spread), 1e-12)
+    line = measured.top1.mean() + min(slope, 0.0) * (loss - measured.loss.mean())
+    return np.asarray(np.clip(line, 0.0, 1.0), np.float64)
+
+
+def _search_facts(config: ExtractConfig, predictor: Predictor, found: SearchResult, field: _Field) -> dict[str, Any]:
+    quality, predicted = predictor.quality, predictor(field.genes)
+    (top1, loss), choice = field.measured, field.choice
+
+    def facts(index: int) -> dict[str, Any]:
+        return {
+            "arch": field.archs[index].to_dict(),
+            "predicted_loss": float(predicted[index]),
+            "measured_loss": float(loss[index]),
+            "measured_top1": float(top1[index]),
+        }
+
     return {
         "budget": config.budget.to_dict(),
         "seed": config.seed,
         "max_drop": config.max_drop,
-        "objective": "top-1 on validation images: predicted for all, measured for the finalists",
+        "objective": "cross-entropy on validation images, predicted for all; of those measured within the budget, the "
+        "lowest among those whose top-1 is within one standard error of the best",
         "is_exact": found.is_exact,
         "evaluated": found.evaluated,
         "predictor": {
+            "of": "cross-entropy on validation images",
             "samples": quality.samples,
             "mean_error": quality.mean_error,
-            "measurement_noise": quality.noise,
+            "spread": quality.spread,
             "kendall_tau": quality.kendall_tau,
             "spearman": quality.spearman,
         },
-        "finalists": [
-            {"arch": arch.to_dict(), "predicted_top1": float(score), "measured_top1": float(accuracy)}
-            for arch, score, accuracy in zip(finalists, found.scores, measured, strict=True)
-        ],
-        "chosen": best,
+        "finalists": [facts(index) for index in range(field.finalists)],
+        "measured_within_budget": len(field.archs),
+        "best_top1": float(top1.max()),
+        "standard_error": choice.standard_error,
+        "within_standard_error": len(choice.alike),
+        "chosen": {**facts(choice.chosen), "is_finalist": choice.chosen < field.finalists},
     }

@@ -1,4 +1,4 @@
-"""Foretell the accuracy of any subnet from a few measured ones: ridge regression, with its own error beside it.
+"""Foretell the loss of any subnet from a few measured ones: ridge regression, with its own error beside it.
 
 Relies on leave-one-out residuals having a closed form for ridge regression, so that the error printed is that of
 subnets the fit did not see, at the price of a single decomposition.
@@ -33,10 +33,10 @@ class Quality:
     """Measured subnets it was fitted on."""
 
     mean_error: float
-    """Mean absolute error, as a fraction of images."""
+    """Mean absolute error of the loss."""
 
-    noise: float
-    """Standard error of one measurement: what counting right answers on so few images cannot resolve."""
+    spread: float
+    """Mean absolute error of who foretells the mean for every subnet: what a useful error is smaller than."""
 
     kendall_tau: float
     """Rank correlation: 1 when every pair is ordered rightly, 0 when the order is a guess."""
@@ -47,9 +47,8 @@ class Quality:
     def to_text(self) -> str:
         """Return one line for a person."""
         text = (
-            f"predictor: {self.samples} measured subnets, error {100 * self.mean_error:.2f} points on subnets left out "
-            f"(one measurement is ± {100 * self.noise:.2f}), Kendall tau {self.kendall_tau:.2f}, "
-            f"Spearman {self.spearman:.2f}"
+            f"predictor: {self.samples} measured subnets, error of the loss {self.mean_error:.4f} on subnets left out "
+            f"(guessing the mean: {self.spread:.4f}), Kendall tau {self.kendall_tau:.2f}, Spearman {self.spearman:.2f}"
         )
         if self.kendall_tau < MEANINGFUL_TAU:
             text += "; they differ too little to be foretold, so the choice rests on measuring the best"
@@ -71,36 +70,31 @@ class Predictor:
     quality: Quality
 
     def __call__(self, genes: Genes) -> Values:
-        """Return the foretold accuracy of each subnet, a fraction."""
+        """Return the foretold loss of each subnet."""
         slopes = self.weights / self.scale
         constant = self.intercept - float(self.centre @ slopes)
         return _dot_features(self.space, self.totals, genes, slopes) + constant
 
 
-def fit(
-    space: SearchSpace, genes: Genes, accuracies: Values, *, totals: tuple[Function, ...], images: int
-) -> Predictor:
+def fit(space: SearchSpace, genes: Genes, losses: Values, *, totals: tuple[Function, ...]) -> Predictor:
     """Return the predictor that does best on subnets left out, over penalties and with or without totals.
 
     Args:
         space: the search space.
         genes: measured subnets, at least four, one row each.
-        accuracies: their top-1, as fractions.
+        losses: what was measured of each.
         totals: costs that may enter as features.
-        images: how many images each was measured on, for the noise of a measurement.
     """
-    candidates = [_fit_with(space, genes, accuracies, chosen, images) for chosen in ((), totals)]
+    candidates = [_fit_with(space, genes, losses, chosen) for chosen in ((), totals)]
     return min(candidates, key=lambda candidate: candidate.quality.mean_error)
 
 
-def _fit_with(
-    space: SearchSpace, genes: Genes, accuracies: Values, totals: tuple[Function, ...], images: int
-) -> Predictor:
+def _fit_with(space: SearchSpace, genes: Genes, losses: Values, totals: tuple[Function, ...]) -> Predictor:
     raw = _features(space, totals, genes)
     centre, scale = raw.mean(axis=0), raw.std(axis=0)
     scale[scale < 1e-12] = 1.0  # a choice that no sample has says nothing: its weight stays 0
-    x, mean = (raw - centre) / scale, float(accuracies.mean())
-    y, count = accuracies - mean, len(accuracies)
+    x, mean = (raw - centre) / scale, float(losses.mean())
+    y, count = losses - mean, len(losses)
 
     u, singular, vt = np.linalg.svd(x, full_matrices=False)
     projected = u.T @ y
@@ -112,23 +106,22 @@ def _fit_with(
         residual = (y - u @ (shrink * projected)) / (1 - leverage)
         error = float(np.abs(residual).mean())
         if error < best_error:
-            best_error, best_penalty, best_left_out = error, penalty, accuracies - residual
+            best_error, best_penalty, best_left_out = error, penalty, losses - residual
     weights = vt.T @ (singular / (singular**2 + best_penalty) * projected)
-    quality = _quality(accuracies, best_left_out, best_error, images)
+    quality = _quality(losses, best_left_out, best_error)
     return Predictor(space, totals, centre, scale, weights, mean, quality)
 
 
-def _quality(accuracies: Values, left_out: Values, error: float, images: int) -> Quality:
+def _quality(losses: Values, left_out: Values, error: float) -> Quality:
     stats = require("scipy.stats", "compile")
-    mean = float(accuracies.mean())
-    noise = math.sqrt(max(mean * (1 - mean), 1 / images) / images)
+    spread = float(np.abs(losses - losses.mean()).mean())
     # Without two different values there is no order to get right.
-    if np.ptp(accuracies) == 0 or np.ptp(left_out) == 0:
+    if np.ptp(losses) == 0 or np.ptp(left_out) == 0:
         tau = rho = 0.0
     else:
-        tau = float(stats.kendalltau(accuracies, left_out).statistic)
-        rho = float(stats.spearmanr(accuracies, left_out).statistic)
-    return Quality(len(accuracies), error, noise, tau, rho)
+        tau = float(stats.kendalltau(losses, left_out).statistic)
+        rho = float(stats.spearmanr(losses, left_out).statistic)
+    return Quality(len(losses), error, spread, tau, rho)
 
 
 def _dot_features(

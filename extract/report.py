@@ -37,16 +37,16 @@ class Landscape:
 
     front_costs: Values
     front_accuracies: Values
-    """The best that the predictor foretells at each cost."""
+    """The lowest loss that is foretold at each cost, told as the top-1 that goes with it among the measured."""
 
     finalist_costs: Values
     finalist_accuracies: Values
-    """The best under the budget, as measured; one of them is the chosen."""
+    """The best that are predicted under the budget, as measured."""
 
     chosen_cost: float
     chosen_accuracy: float
     noise: float
-    """Standard error of one measured accuracy."""
+    """Standard error of the chosen's accuracy."""
 
 
 def plot_png(landscape: Landscape, title: str) -> bytes:
@@ -62,7 +62,7 @@ def plot_png(landscape: Landscape, title: str) -> bytes:
     axes.scatter(
         view.sample_costs, 100 * view.sample_accuracies, s=16, c="#9aa5b1", label="measured, for the predictor"
     )
-    axes.plot(view.front_costs, 100 * view.front_accuracies, c="#2563eb", lw=1.6, label="best that is predicted")
+    axes.plot(view.front_costs, 100 * view.front_accuracies, c="#2563eb", lw=1.6, label="lowest loss that is predicted")
     axes.scatter(
         view.finalist_costs,
         100 * view.finalist_accuracies,
@@ -116,7 +116,7 @@ def plot_text(landscape: Landscape, *, width: int = 78, height: int = 18) -> str
     figure.plot_size(width, height)
     series = (
         ("·", "measured", view.sample_costs, view.sample_accuracies),
-        ("+", "best that is predicted", view.front_costs, view.front_accuracies),
+        ("+", "lowest loss that is predicted", view.front_costs, view.front_accuracies),
         ("o", "best under the budget", view.finalist_costs, view.finalist_accuracies),
         ("X", "chosen", np.array([view.chosen_cost]), np.array([view.chosen_accuracy])),
     )
@@ -171,7 +171,7 @@ class ExtractReport:
         header = ["precision", "file", "validation", "test", "drop", "max error", "same class", ""]
         engines = [f"engine: {engine.path} ({format_bytes(engine.size_bytes)})" for engine in self.manifest.engines]
         lines = [
-            f"{entry.name}: the most accurate found within {self.budget.describe()}",
+            f"{entry.name}: the best found within {self.budget.describe()}",
             f"  {self.arch.to_text()}",
             f"  {', '.join(costs)}",
             "",

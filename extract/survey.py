@@ -1,4 +1,4 @@
-"""Measure subnets spread over the budget's axis until a predictor fitted on them is good enough.
+"""Measure subnets spread over the budget's axis until a predictor of their loss is good enough.
 
 Relies on measurements being remembered, so that a survey that was killed goes on, and a second search costs nothing.
 """
@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deps.extract.evaluate import Evaluator
+from deps.extract.evaluate import Evaluator, Measured
 from deps.extract.predictor import Predictor, Quality, fit, spread
-from deps.extract.search import Function, Values
+from deps.extract.search import Function
 from deps.ground.console import Story
 from deps.supernet.sampling import Genes, decode
 
@@ -29,8 +29,9 @@ class Survey(NamedTuple):
     """What was measured, and the predictor fitted on it."""
 
     genes: Genes
-    accuracies: Values
+    measured: Measured
     predictor: Predictor
+    """Of the loss."""
 
 
 def survey(
@@ -42,7 +43,7 @@ def survey(
     *,
     most: int,
 ) -> Survey:
-    """Measure subnets and fit the predictor, with more of them until its error is no larger than that of a measurement.
+    """Measure subnets and fit the predictor of their loss, with more of them until more would help little.
 
     Args:
         evaluator: measures subnets.
@@ -58,10 +59,10 @@ def survey(
     count, before = min(FIRST, len(genes)), None
     while True:
         sample = genes[:count]
-        accuracies = evaluator.measure(decode(space, sample), story)
-        predictor = fit(space, sample, accuracies, totals=totals, images=evaluator.num_images)
+        measured = evaluator.measure(decode(space, sample), story)
+        predictor = fit(space, sample, measured.loss, totals=totals)
         if count == len(genes) or is_good_enough(predictor.quality, before):
-            return Survey(sample, accuracies, predictor)
+            return Survey(sample, measured, predictor)
         story.detail(f"{predictor.quality.to_text()}: measuring more")
         count, before = min(round(count * GROWTH), len(genes)), predictor.quality
 
@@ -69,10 +70,8 @@ def survey(
 def is_good_enough(quality: Quality, before: Quality | None) -> bool:
     """Whether more samples would help little.
 
-    That is so when the error is what the noise of the measurements alone would make of a perfect predictor (a normal
-    error has a mean size of 0.8 standard deviations), when nearly all pairs are ordered rightly, or when the last
-    growth of the sample changed next to nothing.
+    That is so when nearly all pairs are ordered rightly, or when the last growth of the sample changed next to nothing.
     """
-    if quality.mean_error <= 0.8 * quality.noise or quality.kendall_tau >= GOOD_TAU:
+    if quality.kendall_tau >= GOOD_TAU:
         return True
     return before is not None and quality.mean_error > 0.97 * before.mean_error

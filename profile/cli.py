@@ -150,14 +150,14 @@ def _flops(args: argparse.Namespace) -> Report:
 
 
 def _latency(args: argparse.Namespace) -> Report:
-    from deps.profile.latency import LatencyTable, find_table
+    from deps.profile.latency import MEASURABLE, LatencyTable, find_table
     from deps.profile.measure import MAX_UNSTEADINESS, MeasureSettings
     from deps.profile.report import LatencyReport
     from deps.serve.targets import get_target
 
     story = Story.from_args(args)
     target = get_target(args.target, args.targets)
-    if target.name != "cpu":
+    if target.name not in MEASURABLE:
         raise LatencyTableError(
             f"a table for {target.name} must be measured on such a device with its own runtime, which this version "
             "cannot yet do; use --target cpu here, or bound --flops instead of --latency when extracting"

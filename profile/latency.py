@@ -30,6 +30,9 @@ SCHEMA_VERSION = 1
 Clock: TypeAlias = Literal["wall", "cpu"]
 """What times were read from: the wall clock of undisturbed runs, or one thread's processor time on a busy machine."""
 
+MEASURABLE = ("cpu",)
+"""Targets that ``deps-profile latency`` can measure; the others need a device with its own runtime."""
+
 REMEASURE = "measure it again with deps-profile latency --overwrite, or take an older copy"
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from deps.ground.errors import DataError
 from deps.supernet import ArchSpec, get_space, recalibrate_bn
-from deps.supernet.evaluation import recalibrated_subnet, top1
+from deps.supernet.evaluation import measure, recalibrated_subnet, top1
 from strategies import lived_in
 
 DIGITS = get_space("digits")
@@ -42,6 +44,16 @@ def test_accuracy_is_the_share_of_right_answers_over_all_images():
     labels = torch.tensor([0, 1, 2, 0, 0, 1, 1, 2])
     pairs = [(x[:6], labels[:6]), (x[6:], labels[6:])]
     assert top1(Fixed(), pairs) == 5 / 8
+
+
+def test_loss_is_the_mean_cross_entropy_over_all_images():
+    """Batches of different size again, and the same pass gives both."""
+    x = torch.tensor([0.0, 1, 2, 3, 4]).view(-1, 1, 1, 1)
+    labels = torch.tensor([0, 1, 2, 0, 0])
+    accuracy = measure(Fixed(), [(x[:4], labels[:4]), (x[4:], labels[4:])])
+    # Logits are 1 for the class named and 0 for the other four.
+    assert accuracy.loss == pytest.approx(math.log(math.e + 4) - 3 / 5)
+    assert accuracy.top1 == top1(Fixed(), [(x, labels)]) == 3 / 5
 
 
 def test_accuracy_needs_images():
