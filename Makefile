@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet install --constraint constraints.txt
 
 # Every path that has an answer is a file, so a second call finds its work done.
-.PHONY: help install train profile extract serve pipeline test check wheel clean
+.PHONY: help install train profile extract serve pipeline test coverage check wheel clean
 
 help:
 	@echo 'make pipeline   train, profile, extract and serve the digits, end to end'
 	@echo 'make train      train the digits supernet into $(RUN) (continues a stopped run)'
 	@echo 'make test       run the tests'
+	@echo 'make coverage   run them and say which lines they reach'
 	@echo 'make check      ruff, mypy, pyright'
 	@echo 'make wheel      build the wheel and try it in an environment without torch'
 	@echo 'make clean      remove what the above made, but not $(VENV)'
@@ -64,6 +65,9 @@ serve: extract
 pipeline: train profile extract serve
 
 test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+coverage: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
 
 check: $(VENV)/installed-dev
