@@ -190,13 +190,15 @@ def one_hot(space: SearchSpace, genes: Genes) -> NDArray[np.float64]:
     """Return features for regression: one column a choice of each axis with several; left-out blocks are all zero."""
     where, active = columns(space), active_blocks(space, genes)
     several = [(column, count) for column, count in enumerate(where.choices) if count > 1]
-    features = np.zeros((len(genes), sum(count for _, count in several)))
+    # Feature by feature: each is a contiguous column here, and each axis a contiguous row there.
+    features = np.zeros((len(genes), sum(count for _, count in several)), order="F")
+    gene_of, is_active = np.ascontiguousarray(genes.T), np.ascontiguousarray(active.T)
     start = 0
     for column, count in several:
         for choice in range(count):
-            hot = genes[:, column] == choice
+            hot = gene_of[column] == choice
             if column < where.expands.stop:
-                hot &= active[:, column % len(space.blocks)]
+                hot &= is_active[column % len(space.blocks)]
             features[:, start + choice] = hot
         start += count
     return features

@@ -69,7 +69,7 @@ def test_copies_share_neither_weights_nor_hooks_nor_mode():
 
 def test_a_subnet_can_be_copied_pickled_and_trained():
     subnet = lived_in(DIGITS).subnet(ArchSpec.smallest(DIGITS))
-    x = torch.randn(4, 1, 8, 8)
+    x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     for twin in (copy.deepcopy(subnet), pickle.loads(pickle.dumps(subnet))):
         assert torch.equal(twin(x), subnet(x))
     subnet.train()
@@ -77,8 +77,10 @@ def test_a_subnet_can_be_copied_pickled_and_trained():
     optimizer = torch.optim.SGD(subnet.parameters(), lr=0.1)
     nn.functional.cross_entropy(subnet(x), torch.tensor([0, 1, 2, 3])).backward()
     optimizer.step()
+    assert all(parameter.grad is not None for parameter in subnet.parameters())
     unchanged = [name for name, tensor in subnet.state_dict().items() if torch.equal(tensor, before[name])]
-    assert unchanged == []
+    # A shift before a 1 x 1 convolution and its BatchNorm is taken out again: its gradient is rounding, which may be 0.
+    assert [name for name in unchanged if not name.endswith("project.norm.bias")] == []
 
 
 def test_layers_do_not_depend_on_the_image_so_skeletons_share_them():
