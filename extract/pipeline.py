@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from deps.extract.budget import Budget, check_feasible, fits_all, limits
 from deps.extract.bundle import Contents, Costs, check_place, write_bundle
@@ -36,7 +35,7 @@ from deps.serve.manifest import Latency
 from deps.serve.targets import Target, get_target
 from deps.supernet import ArchSpec, SearchSpace
 from deps.supernet.sampling import Genes, decode, distinct
-from deps.train.run import newest_run, open_run
+from deps.train.run import Run, newest_run, open_run
 
 FINALISTS = 8
 """How many of the best that are predicted are measured before one is chosen."""
@@ -101,12 +100,15 @@ def extract(config: ExtractConfig, story: Story) -> ExtractReport:
     Raises:
         DepsError: of the kind that fits: budget, target, run, latency table, data, export, or files.
     """
-    started = time.monotonic()
     target, out = get_target(config.target, config.targets_file), config.place()
     check_place(out)
     run = open_run(config.supernet) if config.supernet is not None else newest_run()
-    if run.recipe is not None and run.recipe.threads:
-        torch.set_num_threads(run.recipe.threads)
+    with run.cpu_threads():
+        return _extract_from(run, target, out, config, story)
+
+
+def _extract_from(run: Run, target: Target, out: Path, config: ExtractConfig, story: Story) -> ExtractReport:
+    started = time.monotonic()
     supernet, data = run.supernet(), run.data(config.data)
     space, rng = supernet.space, np.random.default_rng(config.seed)
     table = usable_table(run.folder, target, space, story, is_needed=config.budget.max_latency_ms is not None)
