@@ -129,7 +129,10 @@ def test_single_swaps_are_the_neighbours(digits, rng):
     plain = {tuple(other.tolist()) for other in neighbours(digits, row)}
     swapped = {tuple(other.tolist()) for other in single_swaps(digits, row)}
     assert plain == swapped - {tuple(row.tolist())}
-    assert plain <= {tuple(other.tolist()) for other in double_swaps(digits, row)} | plain
+    twice = {tuple(far.tolist()) for near in neighbours(digits, row) for far in neighbours(digits, near)}
+    doubled = {tuple(other.tolist()) for other in double_swaps(digits, row)}
+    assert doubled <= twice | plain | {tuple(row.tolist())}
+    assert len(doubled - plain) > len(plain)
 
 
 def test_pareto_keeps_exactly_what_nothing_beats(rng):
