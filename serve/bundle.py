@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deps.ground.errors import BundleError, FileError
 from deps.ground.files import read_json, sha256_of_stream
-from deps.serve.manifest import MANIFEST_NAME, REMAKE, EngineFile, Manifest, ModelFile
+from deps.serve.manifest import MANIFEST_NAME, REMAKE, BundleFile, Manifest
 
 _TEMPORARY = re.compile(r"\..+\.\d+(\.old)?\.tmp")
 
@@ -49,7 +49,7 @@ class Bundle:
             raise BundleError(f"{place} is not a file, yet {MANIFEST_NAME} names it as one; {REMAKE}")
         return real
 
-    def check(self, file: ModelFile | EngineFile) -> None:
+    def check(self, file: BundleFile) -> None:
         """Compare a file's size and hash with what its record says.
 
         Raises:
@@ -60,7 +60,7 @@ class Bundle:
         with real.open("rb") as stream:
             self._check_hash(file, sha256_of_stream(stream))
 
-    def read_bytes(self, file: ModelFile | EngineFile) -> bytes:
+    def read_bytes(self, file: BundleFile) -> bytes:
         """Return a file's content, checked once more: what is returned is what the record vouches for.
 
         Raises:
@@ -72,14 +72,14 @@ class Bundle:
         self._check_hash(file, hashlib.sha256(content).hexdigest())
         return content
 
-    def _check_size(self, file: ModelFile | EngineFile, size_bytes: int) -> None:
+    def _check_size(self, file: BundleFile, size_bytes: int) -> None:
         if size_bytes != file.size_bytes:
             raise BundleError(
                 f"{self.folder / file.path} has {size_bytes} bytes; expected {file.size_bytes}; "
                 f"it was cut short or altered: copy the bundle again, or {REMAKE}"
             )
 
-    def _check_hash(self, file: ModelFile | EngineFile, sha256: str) -> None:
+    def _check_hash(self, file: BundleFile, sha256: str) -> None:
         if sha256 != file.sha256:
             raise BundleError(
                 f"{self.folder / file.path} has the hash {sha256[:12]}…; expected {file.sha256[:12]}…; "

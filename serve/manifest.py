@@ -14,7 +14,10 @@ from deps.ground.errors import BundleError
 from deps.ground.files import sha256_of, write_json
 from deps.serve.records import plain_from_record, record_from_plain
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)
+"""Version 1 lacks ``raw_input`` and ``batch_ms``, and nothing else; both may be left out, so it is read as it is."""
+
 MANIFEST_NAME = "manifest.json"
 REMAKE = "make the bundle again with deps-extract"
 
@@ -177,6 +180,9 @@ class ModelFile:
     measured_ms: dict[str, float] = field(default_factory=dict)
     """Median milliseconds for one image, by target on which this very file was timed."""
 
+    batch_ms: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Median milliseconds for a whole batch, by target and number of images, as ``deps-serve bench`` writes it."""
+
     def __post_init__(self) -> None:
         _check_file(self.path, self.sha256, self.size_bytes)
         if not self.backends:
@@ -187,6 +193,38 @@ class ModelFile:
         _check_at_least("max_abs_error", self.max_abs_error, 0)
         for target, milliseconds in self.measured_ms.items():
             _check_at_least(f"measured_ms.{target}", milliseconds, 0)
+        for target, by_batch in self.batch_ms.items():
+            for images, milliseconds in by_batch.items():
+                if not images.isdecimal() or int(images) < 1:
+                    raise BundleError(f"batch_ms.{target} names the batch {images!r}; expected a number of images")
+                _check_at_least(f"batch_ms.{target}.{images}", milliseconds, 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawInput:
+    """A small graph that takes pixels as they are, UINT8 from 0 to 255, and gives what every model of the bundle takes.
+
+    Put in front of a model, it quarters what a client sends; the weights are not stored twice.
+    """
+
+    path: str
+    """Inside the bundle, ``models/uint8.onnx``."""
+
+    sha256: str
+    """64 hexadecimal digits."""
+
+    size_bytes: int
+    """Length of the file."""
+
+    name: str = "image"
+    """The graph's input, shape (N, C, H, W); its output bears the name of the models' input."""
+
+    datatype: Literal["UINT8"] = "UINT8"
+    """As the Open Inference Protocol names it."""
+
+    def __post_init__(self) -> None:
+        _check_file(self.path, self.sha256, self.size_bytes)
+        _check_name("name", self.name)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -292,6 +330,9 @@ class EngineFile:
                 raise BundleError(f"{name} is {getattr(self, name)!r}; expected 64 hexadecimal digits in lower case")
 
 
+BundleFile = ModelFile | EngineFile | RawInput
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
     """All that a server must know of a bundle; ``manifest.json`` as a value."""
@@ -317,6 +358,9 @@ class Manifest:
     engines: tuple[EngineFile, ...] = ()
     """Engines that came with the bundle; those built on the device stand beside it, see ``build.py``."""
 
+    raw_input: RawInput | None = None
+    """What lets every model take raw pixels; None when the bundle was written without it."""
+
     search: dict[str, Any] = field(default_factory=dict)
     """Budget, objective and outcome of the search, as extraction tells it."""
 
@@ -334,9 +378,9 @@ class Manifest:
 
     def __post_init__(self) -> None:
         _check_name("name", self.name)
-        if self.schema_version != SCHEMA_VERSION:
+        if self.schema_version not in READABLE:
             raise BundleError(
-                f"schema_version is {self.schema_version}; this deps reads {SCHEMA_VERSION} "
+                f"schema_version is {self.schema_version}; this deps reads {' and '.join(map(str, READABLE))} "
                 "(install the deps that wrote it, or a newer one)"
             )
         if len(self.labels) != self.output.classes:
@@ -367,10 +411,13 @@ class Manifest:
         known = ", ".join(subnet.name for subnet in self.subnets)
         raise BundleError(f"the bundle has no subnet {name!r}; expected one of {known}")
 
-    def files(self) -> list[ModelFile | EngineFile]:
+    def files(self) -> list[BundleFile]:
         """Return every file that the manifest vouches for."""
-        models: list[ModelFile | EngineFile] = [model for subnet in self.subnets for model in subnet.models]
-        return [*models, *self.engines]
+        files: list[BundleFile] = [model for subnet in self.subnets for model in subnet.models]
+        files.extend(self.engines)
+        if self.raw_input is not None:
+            files.append(self.raw_input)
+        return files
 
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest as JSON-ready objects, lists, text and numbers."""

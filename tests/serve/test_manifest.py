@@ -21,6 +21,7 @@ from deps.serve.manifest import (
     Manifest,
     ModelFile,
     OutputSpec,
+    RawInput,
     SubnetEntry,
     write_manifest,
 )
@@ -29,6 +30,7 @@ NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
 HASHES = st.text("0123456789abcdef", min_size=64, max_size=64)
 SIZES = st.integers(1, 2**40)
 FRACTIONS = st.none() | st.floats(0, 1)
+BATCHES = st.integers(1, 64).map(str)
 MILLISECONDS = st.floats(0, 1e6)
 FACTS = st.dictionaries(
     st.text(max_size=8),
@@ -75,6 +77,7 @@ def subnets(draw: st.DrawFn, name: str) -> SubnetEntry:
             top1_validation=draw(FRACTIONS),
             max_abs_error=draw(st.none() | MILLISECONDS),
             measured_ms=draw(st.dictionaries(NAMES, MILLISECONDS, max_size=2)),
+            batch_ms=draw(st.dictionaries(NAMES, st.dictionaries(BATCHES, MILLISECONDS, max_size=2), max_size=2)),
         )
         for precision in precisions
     )
@@ -118,6 +121,9 @@ def manifests(draw: st.DrawFn) -> Manifest:
         labels=tuple(draw(st.lists(st.text(max_size=8), min_size=classes, max_size=classes))),
         subnets=tuple(draw(subnets(name)) for name in names),
         engines=engines,
+        raw_input=draw(
+            st.none() | st.builds(RawInput, path=st.just("models/uint8.onnx"), sha256=HASHES, size_bytes=SIZES)
+        ),
         search=draw(FACTS),
         provenance=draw(FACTS),
         notes=tuple(draw(st.lists(st.text(max_size=20), max_size=2))),
@@ -142,7 +148,7 @@ def _at(plain: dict[str, Any], path: str) -> tuple[Any, Any]:
 @pytest.mark.parametrize(
     ("path", "value", "named"),
     [
-        ("schema_version", 2, "schema_version is 2"),
+        ("schema_version", 3, "schema_version is 3"),
         ("name", "a/b", "name is 'a/b'"),
         ("name", 7, "name is 7; expected text"),
         ("task", "detection", "task is 'detection'"),
@@ -174,6 +180,9 @@ def _at(plain: dict[str, Any], path: str) -> tuple[Any, Any]:
         ("subnets/0/models/0/backends", [], "backends is empty"),
         ("subnets/0/models/0/top1", 97.5, "top1 is 97.5; expected a fraction"),
         ("subnets/0/models/0/measured_ms", {"cpu": -1}, "measured_ms.cpu is -1"),
+        ("subnets/0/models/0/batch_ms", {"cpu": {"4": -1}}, "batch_ms.cpu.4 is -1"),
+        ("subnets/0/models/0/batch_ms", {"cpu": {"0": 1}}, "batch_ms.cpu names the batch '0'; expected a number of"),
+        ("raw_input", {"path": "../x", "sha256": "0" * 64, "size_bytes": 1}, "raw_input.*path is '../x'"),
         ("subnets/0/latency", {"cpu": {"predicted_ms": "5ms"}}, "latency.cpu.predicted_ms is '5ms'; expected a number"),
         ("surprise", 1, "surprise is not a known key"),
         ("subnets/0/models/0/hash", "", r"subnets\[0\].models\[0\].hash is not a known key"),
@@ -188,6 +197,17 @@ def test_bad_value_is_refused_by_its_name(bundle: Bundle, path: str, value: obje
         Manifest.from_dict(plain, source="manifest.json")
     assert str(caught.value).startswith("manifest.json: ")
     assert str(caught.value).endswith("make the bundle again with deps-extract")
+
+
+def test_bundle_of_the_first_version_is_still_read(bundle: Bundle):
+    """Version 2 only adds keys that may be left out; what was shipped before keeps working."""
+    plain = bundle.manifest.to_dict()
+    del plain["raw_input"]
+    for subnet in plain["subnets"]:
+        for model in subnet["models"]:
+            del model["batch_ms"]
+    plain["schema_version"] = 1
+    assert Manifest.from_dict(plain).subnets == bundle.manifest.subnets
 
 
 @pytest.mark.parametrize("path", ["name", "labels", "input/mean", "subnets/0/arch", "subnets/1/models/0/sha256"])
