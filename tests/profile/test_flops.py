@@ -47,9 +47,9 @@ def test_fvcore_counts_the_same(space: SearchSpace) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("space", SHIPPED, ids=lambda space: space.name)
-def test_fvcore_counts_hundreds_of_subnets_alike(space: SearchSpace) -> None:
-    """Random subnets of all nine spaces, at whatever resolutions they come with; fewer where each takes long."""
-    for arch in random_archs(space, 40 if space.resolutions[-1] <= 32 else 8, np.random.default_rng(7)):
+def test_fvcore_counts_many_random_subnets_alike(space: SearchSpace) -> None:
+    """Random subnets of every shipped space, at whatever resolutions they come with; fewer where each takes long."""
+    for arch in random_archs(space, 16 if space.resolutions[-1] <= 32 else 4, np.random.default_rng(7)):
         assert count(space, arch).flops == fvcore_flops(space, arch), arch.to_text()
 
 
