@@ -45,23 +45,49 @@ class Costs:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class Member:
+    """One subnet of a bundle."""
+
+    name: str
+    """Unique in the bundle."""
+
+    arch: ArchSpec
+    costs: Costs
+    exports: Exports
+    latency: Mapping[str, Latency]
+    """By target."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Contents:
-    """Everything that a bundle of one subnet says and holds."""
+    """Everything that a bundle says and holds."""
 
     target: Target
     space: SearchSpace
-    arch: ArchSpec
-    subnet: str
-    """Name of the subnet."""
+    members: tuple[Member, ...]
+    """The subnets, most accurate first; all take images of one size, so that any of them can answer any request."""
 
-    costs: Costs
-    exports: Exports
     data: ImageData
-    latency: Mapping[str, Latency]
     search: Mapping[str, Any]
     provenance: Mapping[str, Any]
     extras: Mapping[str, bytes]
     """Further files by path, such as the plot."""
+
+    def __post_init__(self) -> None:
+        sizes = sorted({member.arch.resolution for member in self.members})
+        if len(sizes) != 1:
+            raise BundleError(f"the subnets take images of {sizes} pixels; expected one size, and at least one subnet")
+
+    @property
+    def resolution(self) -> int:
+        """Side of the images that every subnet takes."""
+        return self.members[0].arch.resolution
+
+    def notes(self) -> tuple[str, ...]:
+        """Return which precision of which subnet was left out, and why."""
+        if len(self.members) == 1:
+            return self.members[0].exports.notes()
+        return tuple(f"{member.name}: {note}" for member in self.members for note in member.exports.notes())
 
 
 def check_place(out: Path) -> bool:
@@ -121,19 +147,19 @@ def write_bundle(out: Path, contents: Contents, story: Story) -> Manifest:
     """
     is_replacing = check_place(out)
     with whole_folder(out, replace=out.exists()) as folder:
-        entry = _write_models(folder, contents)
-        engines, notes = _write_engines(folder, contents, entry, story)
+        entries = tuple(_write_models(folder, member) for member in contents.members)
+        engines, notes = _write_engines(folder, contents.target, entries, story)
         manifest = Manifest(
             name=contents.data.name,
             target=contents.target.name,
-            input=input_spec(contents.data, contents.space, contents.arch.resolution),
+            input=input_spec(contents.data, contents.space, contents.resolution),
             output=OutputSpec(classes=contents.space.num_classes),
             labels=contents.data.classes,
-            subnets=(entry,),
+            subnets=entries,
             engines=engines,
             search=dict(contents.search),
             provenance=dict(contents.provenance),
-            notes=(*contents.exports.notes(), *notes),
+            notes=(*contents.notes(), *notes),
         )
         for path, content in contents.extras.items():
             _write(folder / path, content)
@@ -149,12 +175,12 @@ def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def _write_models(folder: Path, contents: Contents) -> SubnetEntry:
+def _write_models(folder: Path, member: Member) -> SubnetEntry:
     models = []
-    for export in contents.exports.shipped:
+    for export in member.exports.shipped:
         assert export.validation is not None
         assert export.test is not None
-        path = f"models/{contents.subnet}/{export.precision}.onnx"
+        path = f"models/{member.name}/{export.precision}.onnx"
         _write(folder / path, export.content)
         models.append(
             model_file(
@@ -168,29 +194,28 @@ def _write_models(folder: Path, contents: Contents) -> SubnetEntry:
             )
         )
     return SubnetEntry(
-        name=contents.subnet,
-        arch=contents.arch.to_dict(),
-        flops=contents.costs.flops,
-        params=contents.costs.params,
-        activation_bytes=contents.costs.activation_bytes,
-        weight_bytes=contents.costs.weight_bytes,
+        name=member.name,
+        arch=member.arch.to_dict(),
+        flops=member.costs.flops,
+        params=member.costs.params,
+        activation_bytes=member.costs.activation_bytes,
+        weight_bytes=member.costs.weight_bytes,
         models=tuple(models),
-        latency=dict(contents.latency),
+        latency=dict(member.latency),
     )
 
 
 def _write_engines(
-    folder: Path, contents: Contents, entry: SubnetEntry, story: Story
+    folder: Path, target: Target, entries: tuple[SubnetEntry, ...], story: Story
 ) -> tuple[tuple[EngineFile, ...], tuple[str, ...]]:
     """Build the engines that can be built here; return them, and what a person should know."""
-    target = contents.target
     if target.build == "none":
         return (), ()
     if target.build == "device":
         return (), (f"engines are built on the device: deps-serve build; see README.md ({target.description})",)
     engines = []
     try:
-        for model in models_to_build(entry, target):
+        for entry, model in [(each, model) for each in entries for model in models_to_build(each, target)]:
             plan = plan_build(target, entry.name, model)
             story.detail(f"building a {plan.model.precision} engine with {target.runtime} {plan.runtime_version}")
             engine, record, _ = build_planned((folder / model.path).read_bytes(), plan)
@@ -204,11 +229,13 @@ def _write_engines(
 
 def instructions(manifest: Manifest, target: Target) -> str:
     """Return the page that tells what to do with the bundle, in Markdown."""
-    subnet = manifest.default_subnet
     files = "\n".join(
         f"- `{model.path}`: {model.precision}, {100 * (model.top1 or 0):.2f} % on test images"
+        for subnet in manifest.subnets
         for model in subnet.models
     )
+    names = [f"`{subnet.name}`" for subnet in manifest.subnets]
+    subnets = f"One subnet, {names[0]}" if len(names) == 1 else f"{len(names)} subnets, the most accurate {names[0]}"
     if target.build == "device":
         steps = _ON_DEVICE
     elif manifest.engines:
@@ -222,7 +249,7 @@ def instructions(manifest: Manifest, target: Target) -> str:
         name=manifest.name,
         target=target.name,
         description=target.description,
-        subnet=subnet.name,
+        subnets=subnets,
         files=files,
         steps=steps,
         notes=f"\n## Notes\n\n{notes}" if notes else "",
@@ -232,7 +259,7 @@ def instructions(manifest: Manifest, target: Target) -> str:
 _PAGE = """\
 # {name} for {target}
 
-{description}. One subnet, `{subnet}`; every file was run against the network it was exported from.
+{description}. {subnets}; every file was run against the network it was exported from.
 
 {files}
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deps.extract.budget import Budget, check_feasible, fits_all, limits
-from deps.extract.bundle import Contents, Costs, check_place, write_bundle
+from deps.extract.bundle import Contents, Costs, Member, check_place, write_bundle
 from deps.extract.choose import Choice, choose, standard_error
 from deps.extract.costs import cost_functions, usable_table
 from deps.extract.evaluate import CACHE_NAME, Evaluator, Measured
@@ -159,17 +159,21 @@ def _extract_from(run: Run, target: Target, out: Path, config: ExtractConfig, st
     contents = Contents(
         target=target,
         space=space,
-        arch=arch,
-        subnet=name,
-        costs=Costs(
-            flops=cost.flops,
-            params=cost.params,
-            activation_bytes=cost.activation_bytes,
-            weight_bytes=cost.weight_bytes,
+        members=(
+            Member(
+                name=name,
+                arch=arch,
+                costs=Costs(
+                    flops=cost.flops,
+                    params=cost.params,
+                    activation_bytes=cost.activation_bytes,
+                    weight_bytes=cost.weight_bytes,
+                ),
+                exports=exports,
+                latency=_latency(space, arch, target, table),
+            ),
         ),
-        exports=exports,
         data=data,
-        latency=_latency(space, arch, target, table),
         search=_search_facts(config, predictor, found, field),
         provenance={**provenance(), "source": source},
         extras={"report/pareto.png": plot_png(landscape, f"{name}, {target.name}")},

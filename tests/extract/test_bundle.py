@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deps.extract.bundle import Contents, Costs, check_place, input_spec, write_bundle
+from deps.extract.bundle import Contents, Costs, Member, check_place, input_spec, write_bundle
 from deps.ground.console import Story
 from deps.ground.errors import BundleError, DataError, FileError
 from deps.profile.flops import count
@@ -27,16 +27,25 @@ def contents(digits, smallest, exports, run) -> Contents:
     return Contents(
         target=get_target("cpu"),
         space=digits,
-        arch=smallest,
-        subnet="digits-smallest",
-        costs=Costs(**count(digits, smallest).to_dict()),
-        exports=exports,
+        members=(
+            Member(
+                name="digits-smallest",
+                arch=smallest,
+                costs=Costs(**count(digits, smallest).to_dict()),
+                exports=exports,
+                latency={},
+            ),
+        ),
         data=run.data(),
-        latency={},
         search={"budget": {}},
         provenance={"time": "now"},
         extras={"report/pareto.png": b"a picture"},
     )
+
+
+def with_member(contents: Contents, **changes) -> Contents:
+    """The same bundle with its subnet altered."""
+    return replace(contents, members=(replace(contents.members[0], **changes),))
 
 
 def names(folder: Path) -> list[str]:
@@ -51,7 +60,7 @@ def test_a_bundle_is_what_the_server_reads(contents, tmp_path):
     assert names(tmp_path) == ["bundle"]
     assert names(tmp_path / "bundle") == ["README.md", "manifest.json", "models", "report"]
     assert "pip install deps-ofa" in (tmp_path / "bundle" / "README.md").read_text()
-    for model, export in zip(manifest.default_subnet.models, contents.exports.entries, strict=True):
+    for model, export in zip(manifest.default_subnet.models, contents.members[0].exports.entries, strict=True):
         assert (tmp_path / "bundle" / model.path).read_bytes() == export.content
         assert model.top1 == export.test.top1
 
@@ -60,13 +69,29 @@ def test_what_was_left_out_is_not_in_the_bundle_but_in_its_notes(contents, tmp_p
     """A device must not be given a file that failed its check, and a person must learn why it is missing."""
     entries = tuple(
         replace(entry, why_left_out="loses 3 points") if entry.precision == "trt-int8" else entry
-        for entry in contents.exports.entries
+        for entry in contents.members[0].exports.entries
     )
-    altered = replace(contents, exports=replace(contents.exports, entries=entries))
+    altered = with_member(contents, exports=replace(contents.members[0].exports, entries=entries))
     manifest = write_bundle(tmp_path / "bundle", altered, QUIET)
     assert [model.precision for model in manifest.default_subnet.models] == ["fp32", "fp16", "cpu-int8"]
     assert manifest.notes == ("trt-int8 left out: loses 3 points",)
     assert "loses 3 points" in (tmp_path / "bundle" / "README.md").read_text()
+
+
+def test_a_family_is_one_bundle_whose_first_subnet_is_the_default(contents, digits, tmp_path):
+    """A server with a deadline chooses among the subnets of one bundle; whoever asks for nothing gets the first."""
+    small = contents.members[0]
+    family = replace(contents, members=(replace(small, name="large"), small))
+    manifest = write_bundle(tmp_path / "bundle", family, QUIET)
+    assert [entry.name for entry in read_bundle(tmp_path / "bundle").manifest.subnets] == ["large", "digits-smallest"]
+    assert manifest.default_subnet.name == "large"
+    page = (tmp_path / "bundle" / "README.md").read_text()
+    assert "2 subnets, the most accurate `large`" in page
+    assert "models/digits-smallest/fp32.onnx" in page
+    wider = replace(small, name="wide", arch=replace(small.arch, resolution=16))
+    for members in ((small, wider), ()):
+        with pytest.raises(BundleError, match="one size"):
+            replace(contents, members=members)
 
 
 @pytest.mark.tensorrt
@@ -111,7 +136,7 @@ def test_an_older_bundle_is_replaced_by_the_new_one(contents, tmp_path, capsys):
     """A new search for the same budget is the common case; that it replaced something is said."""
     out = tmp_path / "bundle"
     write_bundle(out, contents, QUIET)
-    newer = replace(contents, subnet="digits-other", extras={})
+    newer = replace(with_member(contents, name="digits-other"), extras={})
     write_bundle(out, newer, Story())
     assert read_bundle(out).manifest.default_subnet.name == "digits-other"
     assert names(out) == ["README.md", "manifest.json", "models"]
@@ -171,7 +196,7 @@ def test_a_disk_that_fills_leaves_the_older_bundle(contents, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
         with pytest.raises(FileError, match=r"cannot write .*bundle"):
-            write_bundle(out, replace(contents, subnet="digits-other"), QUIET)
+            write_bundle(out, with_member(contents, name="digits-other"), QUIET)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert read_bundle(out).manifest == before
