@@ -13,7 +13,7 @@ from deps.extract.search import Function
 from deps.ground.console import Story
 from deps.ground.errors import DepsError, LatencyTableError
 from deps.profile.flops import cost_tables
-from deps.profile.latency import MEASURABLE, LatencyTable, find_table
+from deps.profile.latency import ERROR_UNKNOWN, MEASURABLE, LatencyTable, find_table
 from deps.serve.targets import Target
 from deps.supernet import ArchSpec, SearchSpace
 
@@ -54,7 +54,9 @@ def usable_table(
             raise
         story.warn(f"latency is not predicted: {error}")
         return None
-    if not table.beats_flops_line:
+    if table.error is None:
+        story.warn(f"latency of {target.name} is predicted by an {table.origin} table; {ERROR_UNKNOWN}")
+    elif not table.beats_flops_line:
         story.warn(
             f"the latency table of {target.name} foretells no better than FLOPs do "
             f"({table.error.mape:.1%} against {table.error.flops_line_mape:.1%}); measure it again on a quiet machine"

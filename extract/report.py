@@ -18,6 +18,7 @@ from deps.extract.predictor import Quality
 from deps.extract.search import Values
 from deps.ground.console import text_table
 from deps.ground.units import format_bytes, format_count, format_ms
+from deps.profile.latency import ERROR_UNKNOWN
 from deps.serve.manifest import Latency, Manifest
 from deps.serve.records import plain_from_record
 from deps.supernet import ArchSpec
@@ -208,8 +209,10 @@ def _percent(fraction: float) -> str:
 def _latency_text(latency: Latency) -> str:
     if latency.predicted_ms is None:
         return "unknown latency"
-    error = f" ± {format_ms(latency.error_ms)}" if latency.error_ms is not None else ""
-    return f"{format_ms(latency.predicted_ms)}{error} predicted"
+    predicted = format_ms(latency.predicted_ms)
+    if latency.error_ms is None:
+        return f"{predicted} predicted ({ERROR_UNKNOWN})"
+    return f"{predicted} ± {format_ms(latency.error_ms)} predicted"
 
 
 def _row(export: Export) -> list[str]:

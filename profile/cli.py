@@ -184,7 +184,7 @@ def _latency(args: argparse.Namespace) -> Report:
         return LatencyReport(table, path, is_new=False)
 
     table = _measured(source, target.name, resolutions, settings, args.seed, story)
-    if not table.beats_flops_line:
+    if table.error is not None and not table.beats_flops_line:
         line, own = table.error.flops_line_mape, table.error.mape
         reason = f"the table errs by {own:.1%} and a line through the FLOPs by {line:.1%} on the same held-out nets"
         if not args.force:

@@ -27,8 +27,15 @@ from deps.supernet.space import SearchSpace
 
 SCHEMA_VERSION = 1
 
-Clock: TypeAlias = Literal["wall", "cpu"]
-"""What times were read from: the wall clock of undisturbed runs, or one thread's processor time on a busy machine."""
+Clock: TypeAlias = Literal["wall", "cpu", "elsewhere"]
+"""What times were read from: the wall clock of undisturbed runs, one thread's processor time on a busy machine, or a
+clock elsewhere of which the file with the times says nothing."""
+
+Origin: TypeAlias = Literal["measured", "imported", "fitted"]
+"""Whether pieces were timed by deps, timed by others and read from their file, or inferred from times of whole nets."""
+
+ERROR_UNKNOWN = "error unknown: no held-out measurements"
+"""What stands where a prediction's error would, when nobody compared the table with whole nets."""
 
 MEASURABLE = ("cpu",)
 """Targets that ``deps-profile latency`` can measure; the others need a device with its own runtime."""
@@ -64,14 +71,14 @@ class Session:
 
     clock: Clock
 
-    clean_share: float
-    """Share of the bursts that nothing disturbed."""
+    clean_share: float | None
+    """Share of the bursts that nothing disturbed; None where times come from elsewhere."""
 
-    unsteadiness: float
-    """By which share times of even and odd rounds differ; no prediction can be better than this."""
+    unsteadiness: float | None
+    """By which share times of even and odd rounds differ; no prediction can be better than this. None as above."""
 
     rounds: int
-    """How many bursts of each net were timed."""
+    """How many bursts of each net were timed; 0 where times come from elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +130,15 @@ class LatencyTable:
     sessions: tuple[Session, ...]
     """One a resolution."""
 
-    error: TableError
+    error: TableError | None
+    """None where nobody compared the table with whole nets: an imported one."""
+
     held_out: tuple[Check, ...]
     device: dict[str, Any]
     """Fingerprint of the device: what two tables must share to be comparable."""
 
     provenance: dict[str, Any]
+    origin: Origin = "measured"
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -144,9 +154,12 @@ class LatencyTable:
         return tuple(session.resolution for session in self.sessions)
 
     @property
-    def beats_flops_line(self) -> bool:
-        """Whether the table knows more than a line through the multiply-adds; otherwise it is not worth having."""
-        return self.error.mape < self.error.flops_line_mape
+    def beats_flops_line(self) -> bool | None:
+        """Whether the table knows more than a line through the multiply-adds; None where its error is unknown.
+
+        A table that does not is not worth having.
+        """
+        return None if self.error is None else self.error.mape < self.error.flops_line_mape
 
     def predict(self, space: SearchSpace, arch: ArchSpec) -> float:
         """Return the milliseconds that one run of the subnet takes.
@@ -201,9 +214,9 @@ class LatencyTable:
         form = self.cost_table(space).linear_form(resolution, widths)
         return replace(form, constant=form.constant + overhead)
 
-    def error_ms(self, predicted_ms: float) -> float:
-        """Return by how much a prediction is off on average: what stands after ± in ``4.9 ms ± 0.1``."""
-        return self.error.mape * predicted_ms
+    def error_ms(self, predicted_ms: float) -> float | None:
+        """Return by how much a prediction is off on average, as in ``4.9 ms ± 0.1``; None where that is unknown."""
+        return None if self.error is None else self.error.mape * predicted_ms
 
     def conditions(self) -> dict[str, Any]:
         """Return what another table must share for its numbers to mean the same."""
@@ -237,20 +250,43 @@ class LatencyTable:
     def to_text(self) -> str:
         """Return what a person wants to know of the table: conditions, and how far to believe it."""
         clocks = sorted({session.clock for session in self.sessions})
-        clock = {"wall": "wall clock of undisturbed runs", "cpu": "thread processor time, the machine being busy"}
-        error, measured = self.error, [check.measured_ms for check in self.held_out]
+        clock = {
+            "wall": "wall clock of undisturbed runs",
+            "cpu": "thread processor time, the machine being busy",
+            "elsewhere": "unknown, the times come from elsewhere",
+        }
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         rows = [
             ("target", f"{self.target} ({self.device.get('cpu', self.device.get('name', 'unknown'))})"),
+            ("origin", self._origin_text()),
             ("backend", f"{self.backend}, {self.precision}, {threads}, batch {self.batch}"),
             ("space", f"{self.space} at {', '.join(map(str, self.resolutions))} px, {len(self.entries)} entries"),
             ("clock", " and ".join(clock[name] for name in clocks)),
-            ("held-out nets", f"{error.nets}, {format_ms(min(measured))} to {format_ms(max(measured))}"),
+            *self._error_rows(),
+        ]
+        return "\n".join(f"{name:<14} {value}" for name, value in rows)
+
+    def _origin_text(self) -> str:
+        return {
+            "measured": "pieces timed by deps",
+            "imported": f"pieces timed by others, imported from {self.provenance.get('file', 'a file')}",
+            "fitted": f"fitted to times of whole nets in {self.provenance.get('file', 'a file')}",
+        }[self.origin]
+
+    def _error_rows(self) -> list[tuple[str, str]]:
+        error = self.error
+        if error is None:
+            return [("error", ERROR_UNKNOWN.removeprefix("error "))]
+        measured = [check.measured_ms for check in self.held_out]
+        held_out = (
+            f"{error.nets}, {format_ms(min(measured))} to {format_ms(max(measured))}" if measured else "none kept"
+        )
+        return [
+            ("held-out nets", held_out),
             ("error", f"{error.mape:.1%} on average, {error.worst:.1%} at worst, bias {error.bias:+.1%}"),
             ("ranks", f"Spearman {error.spearman:.3f}"),
             ("FLOPs line", f"{error.flops_line_mape:.1%} on average; {self._verdict()}"),
         ]
-        return "\n".join(f"{name:<14} {value}" for name, value in rows)
 
     def _verdict(self) -> str:
         return "the table beats it" if self.beats_flops_line else "THE TABLE DOES NOT BEAT IT"

@@ -192,10 +192,22 @@ def test_verdict_follows_the_flops_line(mbv3_table: LatencyTable) -> None:
 def test_report_names_conditions_and_error(table: LatencyTable) -> None:
     """A number without its conditions is worth nothing."""
     text = table.to_text()
+    assert table.error is not None
     assert "onnxruntime, fp32, 1 thread, batch 1" in text
     assert "digits at 8 px" in text
     assert f"{table.error.mape:.1%} on average" in text
     assert f"{table.error.flops_line_mape:.1%} on average" in text
+
+
+def test_unknown_error_is_said_and_never_a_number(mbv3_table: LatencyTable, tmp_path: Path) -> None:
+    """A table from elsewhere was never compared with whole nets here; its predictions must not look checked."""
+    unknown = replace(mbv3_table, error=None, origin="imported", provenance={"file": "note10.yaml"})
+    assert unknown.error_ms(5.0) is None
+    assert unknown.beats_flops_line is None
+    assert "unknown: no held-out measurements" in unknown.to_text()
+    assert "imported from note10.yaml" in unknown.to_text()
+    unknown.save(tmp_path / "table.json")
+    assert LatencyTable.load(tmp_path / "table.json") == unknown
 
 
 def test_table_of_a_run_lies_in_the_run() -> None:

@@ -18,6 +18,7 @@ from deps.supernet.plan import plan
 
 def test_checks_repeat_from_the_entries(table: LatencyTable, kit: Kit) -> None:
     """The stated error is that of the entries in the file, not of some fit that was thrown away."""
+    assert table.error is not None
     held_out = [arch for net, arch in kit.at(8) if net.role == "held_out"]
     assert len(table.held_out) == len(held_out) == table.error.nets
     for check, arch in zip(table.held_out, held_out, strict=True):
