@@ -1,25 +1,29 @@
 """What a data set is: three splits, evaluation preprocessing, augmentation, and batches that depend on seeds alone.
 
-Relies on every draw being made from (seed, epoch) or (seed, step), so a resumed run sees what the uninterrupted one
-would have seen. Shape suffixes: N images, C channels, H rows, W columns.
+Relies on every draw being made from (seed, epoch, image) or (seed, step), so a resumed run sees what the uninterrupted
+one would have seen, and each rank its part of it. Shape suffixes: N images, C channels, H rows, W columns, V classes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from deps.ground.errors import DataError
+from deps.train.augmentation import Augmentation
+from deps.train.draws import key_of
+from deps.train.mixing import draw_mixing, mixed
 
 SplitName: TypeAlias = Literal["train", "validation", "test"]
+
+CALIBRATION_SEED = 937162211
+CALIBRATION_BATCH = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +57,20 @@ class Preprocessing:
         mean = torch.tensor(self.mean, device=pixels_NCHW.device).view(shape)
         std = torch.tensor(self.std, device=pixels_NCHW.device).view(shape)
         return (pixels_NCHW.float() / 255 - mean) / std
+
+
+class Job(NamedTuple):
+    """An order for varied images."""
+
+    rows_N: Tensor
+    """Which images of the split."""
+
+    augmentation: Augmentation
+    key: int
+    """What the draws depend on, beside the image."""
+
+    resolution: int | None
+    """Side of the images; None leaves them as they are."""
 
 
 class Split(Protocol):
@@ -95,70 +113,13 @@ class Split(Protocol):
         """
         ...
 
-    def augmented(self, rows_N: Tensor, draws: torch.Generator, resolution: int | None = None) -> Tensor:
-        """Return varied, normalised images of some rows, shape (N, C, R, R); the same draws give the same images."""
+    def augmented(self, jobs: Iterable[Job]) -> Iterator[Tensor]:
+        """Yield varied, normalised images for each job, shape (N, C, R, R); the same job gives the same images."""
         ...
 
     def fingerprint(self) -> str:
         """Return a hash that changes when the images do."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MemorySplit:
-    """Images kept as one tensor."""
-
-    name: SplitName
-    pixels_NCHW: Tensor
-    """uint8."""
-
-    labels_N: Tensor
-    """int64, indices of classes."""
-
-    preprocessing: Preprocessing
-    augment: Callable[[Tensor, torch.Generator], Tensor]
-    """Turns float images in 0..255, shape (N, C, H, W), into varied ones of the same shape."""
-
-    def __post_init__(self) -> None:
-        images, labels = len(self.pixels_NCHW), len(self.labels_N)
-        if images != labels or labels == 0:
-            raise DataError(f"the {self.name} split has {images} images and {labels} labels; expected equally many")
-
-    def __len__(self) -> int:
-        return len(self.labels_N)
-
-    def first(self, count: int) -> MemorySplit:
-        """Return the split cut to its first images."""
-        return replace(self, pixels_NCHW=self.pixels_NCHW[:count], labels_N=self.labels_N[:count])
-
-    def to(self, device: torch.device) -> MemorySplit:
-        """Return the split with its images on another device."""
-        return replace(self, pixels_NCHW=self.pixels_NCHW.to(device), labels_N=self.labels_N.to(device))
-
-    def batches(
-        self, batch_size: int, *, resolution: int | None = None, limit: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield normalised images (N, C, R, R) and labels (N,), in order."""
-        count = len(self) if limit is None else min(limit, len(self))
-        for start in range(0, count, batch_size):
-            rows = slice(start, min(start + batch_size, count))
-            yield self._scaled(self.pixels_NCHW[rows], resolution), self.labels_N[rows]
-
-    def augmented(self, rows_N: Tensor, draws: torch.Generator, resolution: int | None = None) -> Tensor:
-        """Return varied, normalised images of some rows, shape (N, C, R, R)."""
-        return self._scaled(self.augment(self.pixels_NCHW[rows_N].float(), draws), resolution)
-
-    def fingerprint(self) -> str:
-        """Return a hash of images and labels."""
-        digest = hashlib.sha256(self.pixels_NCHW.cpu().contiguous().numpy().tobytes())
-        digest.update(self.labels_N.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
-
-    def _scaled(self, pixels_NCHW: Tensor, resolution: int | None) -> Tensor:
-        x_NCHW = self.preprocessing.normalise(pixels_NCHW)
-        if resolution is None or resolution == x_NCHW.shape[-1]:
-            return x_NCHW
-        return F.interpolate(x_NCHW, size=(resolution, resolution), mode="bilinear", antialias=True)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -170,6 +131,19 @@ class ImageData:
     train: Split
     validation: Split
     test: Split
+    augmentation: Augmentation
+    """How training images are varied."""
+
+    def __post_init__(self) -> None:
+        for split in (self.train, self.validation, self.test):
+            if len(split) == 0:
+                raise DataError(f"the {split.name} split of {self.name} has no images; expected some of each class")
+            lowest, highest = int(split.labels_N.min()), int(split.labels_N.max())
+            if lowest < 0 or highest >= len(self.classes):
+                raise DataError(
+                    f"the {split.name} split of {self.name} has labels from {lowest} to {highest}; expected 0 to "
+                    f"{len(self.classes) - 1}, one for each of its {len(self.classes)} classes; mend the files"
+                )
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -191,35 +165,95 @@ class ImageData:
         return steps
 
     def training_batch(
-        self, step: int, batch_size: int, *, seed: int, resolution: int | None = None
+        self, step: int, batch_size: int, *, seed: int, resolution: int | None = None, shard: tuple[int, int] = (0, 1)
     ) -> tuple[Tensor, Tensor]:
-        """Return the augmented, normalised batch of one step, counted from the start of training."""
-        epoch, position = divmod(step, self.steps_per_epoch(batch_size))
-        order = torch.from_numpy(np.random.default_rng((seed, 0, epoch)).permutation(len(self.train)))
-        rows = order[position * batch_size : (position + 1) * batch_size]
-        return self.train.augmented(rows, generator(seed, 1, step), resolution), self.train.labels_N[rows]
+        """Return the augmented, normalised batch of one step; see ``training_stream``."""
+        steps = range(step, step + 1)
+        return next(self.training_stream(steps, batch_size, seed=seed, resolution=lambda _: resolution, shard=shard))
+
+    def training_stream(
+        self,
+        steps: Iterable[int],
+        batch_size: int,
+        *,
+        seed: int,
+        resolution: Callable[[int], int | None],
+        shard: tuple[int, int] = (0, 1),
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the augmented, normalised batch of each step; later ones are prepared while earlier ones are used.
+
+        A batch is a function of the arguments alone: its images and their order of (seed, epoch), how each is varied
+        of (seed, epoch, image), how neighbours are mixed of (seed, step).
+
+        Args:
+            steps: counted from the start of training.
+            batch_size: images of the whole batch, over all ranks.
+            seed: of the run.
+            resolution: side of the images of a step; None leaves them as they are.
+            shard: (rank, ranks); a rank gets its contiguous rows of the batch, which is the same on all of them.
+
+        Yields:
+            Images (N, C, R, R), and classes (N,), or shares of classes (N, V) where the augmentation mixes images.
+
+        Raises:
+            DataError: there are fewer images than one batch holds, the batch cannot be shared out, or an image cannot
+                be read.
+        """
+        steps_per_epoch = self.steps_per_epoch(batch_size)
+        first, last = self._shard(batch_size, shard)
+        pending: list[tuple[int, Tensor]] = []
+
+        def jobs() -> Iterator[Job]:
+            order_epoch, order = -1, np.empty(0, np.int64)
+            for step in steps:
+                epoch, position = divmod(step, steps_per_epoch)
+                if epoch != order_epoch:
+                    order_epoch, order = epoch, np.random.default_rng((seed, 0, epoch)).permutation(len(self.train))
+                rows = torch.from_numpy(order[position * batch_size :][first:last].copy())
+                pending.append((step, rows))
+                yield Job(rows, self.augmentation, key_of(seed, 1, epoch), resolution(step))
+
+        for x_NCHW in self.train.augmented(jobs()):
+            step, rows_N = pending.pop(0)
+            labels_N = self.train.labels_N[rows_N.to(self.train.labels_N.device)]
+            if self.augmentation.mixes:
+                mixing = draw_mixing(self.augmentation, batch_size, (seed, 5, step)).of(first, last)
+                yield mixed(x_NCHW, labels_N, mixing, len(self.classes))
+            else:
+                yield x_NCHW, labels_N
+
+    def _shard(self, batch_size: int, shard: tuple[int, int]) -> tuple[int, int]:
+        rank, ranks = shard
+        unit = 2 * ranks if self.augmentation.mixes and ranks > 1 else ranks
+        if batch_size % unit:
+            pairs = ", since neighbours are mixed in pairs" if unit != ranks else ""
+            raise DataError(
+                f"a batch of {batch_size} cannot be shared out over {ranks} processes; "
+                f"choose a --batch-size that is a multiple of {unit}{pairs}"
+            )
+        share = batch_size // ranks
+        return rank * share, (rank + 1) * share
 
     def calibration(
-        self, resolution: int | None = None, *, images: int, batch_size: int = 100, seed: int = 937162211
+        self,
+        resolution: int | None = None,
+        *,
+        images: int,
+        batch_size: int = CALIBRATION_BATCH,
+        seed: int = CALIBRATION_SEED,
     ) -> list[Tensor]:
-        """Return batches of augmented training images for BatchNorm recalibration.
+        """Return batches of varied training images for BatchNorm recalibration; see ``for_calibration``.
 
         The images are drawn at random once; the same arguments give the same batches. A last batch of one image would
         have no variance and is left out.
         """
         rows = torch.from_numpy(np.random.default_rng(seed).permutation(len(self.train)))[:images]
-        draws = generator(seed, 2, 0)
+        augmentation, key = self.augmentation.for_calibration(), key_of(seed, 2, 0)
         parts = [part for part in torch.split(rows, batch_size) if len(part) > 1]
-        return [self.train.augmented(part, draws, resolution) for part in parts]
+        return list(self.train.augmented(Job(part, augmentation, key, resolution) for part in parts))
 
     def to(self, device: torch.device) -> ImageData:
         """Return the data set with its images on another device."""
         return replace(
             self, train=self.train.to(device), validation=self.validation.to(device), test=self.test.to(device)
         )
-
-
-def generator(*seed: int) -> torch.Generator:
-    """Return a generator on the CPU whose state is a hash of all the numbers given."""
-    state = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state))

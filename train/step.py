@@ -17,7 +17,7 @@ from deps.supernet.network import Network, skeleton
 from deps.supernet.slicing import slice_weights
 from deps.supernet.space import SearchSpace
 from deps.supernet.supernet import Supernet, is_statistic
-from deps.train.losses import distill_loss, label_loss
+from deps.train.losses import distill_loss, label_loss, main_labels
 from deps.train.methods import Share, StepPlan
 from deps.train.recipe import Recipe
 
@@ -91,7 +91,7 @@ def train_step(
         plan: what the method wants of this step.
         recipe: losses and bounds.
         x_NCHW: images.
-        labels_N: their classes.
+        labels_N: their classes, or shares of classes (N, V) where images were mixed.
         teacher: a finished full model, for methods that have one.
     """
     if plan.sorts_channels:
@@ -115,7 +115,7 @@ def train_step(
         torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.clip_gradient)
     optimizer.step()
     assert first_NV is not None, "a step has at least one share"
-    return StepResult(losses=losses, right=(first_NV.argmax(1) == labels_N).sum())
+    return StepResult(losses=losses, right=(first_NV.argmax(1) == main_labels(labels_N)).sum())
 
 
 def share_loss(share: Share, logits_NV: Tensor, labels_N: Tensor, soft_NV: Tensor | None, recipe: Recipe) -> Tensor:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from deps.ground.errors import DataError
 from deps.train.augment import random_affine
+from deps.train.augmentation import Augmentation
 from deps.train.datasets import load_data
+from deps.train.draws import ImageDraws
 
 DATA = load_data("digits")
 
@@ -40,8 +44,7 @@ def test_evaluation_batches_are_normalised_and_ordered():
 
 def test_an_epoch_sees_every_image_at_most_once():
     """Without replacement; what does not fill a batch waits for another order."""
-    identity = load_data("digits")
-    object.__setattr__(identity.train, "augment", lambda pixels, _: pixels)
+    identity = replace(load_data("digits"), augmentation=Augmentation())
     seen = torch.cat([identity.training_batch(step, 64, seed=5)[0] for step in range(18)])
     assert len({bytes(image.numpy().tobytes()) for image in seen}) == 18 * 64
 
@@ -58,14 +61,14 @@ def test_a_batch_depends_on_seed_and_step_alone():
 def test_augmentation_of_size_zero_changes_nothing():
     """The affine grid is aligned with the pixels."""
     pixels = DATA.train.pixels_NCHW[:32].float()
-    same = random_affine(pixels, torch.Generator(), degrees=0, shift=0, scale=0)
+    same = random_affine(pixels, ImageDraws(0, torch.arange(32)), degrees=0, shift=0, scale=0)
     torch.testing.assert_close(same, pixels, rtol=0, atol=1e-3)
 
 
 def test_each_image_is_augmented_on_its_own():
     """One draw for a whole batch would be a weaker augmentation."""
     pixels = DATA.train.pixels_NCHW[:1].float().expand(16, -1, -1, -1)
-    varied = random_affine(pixels, torch.Generator().manual_seed(0), degrees=12, shift=1, scale=0.1)
+    varied = random_affine(pixels, ImageDraws(0, torch.arange(16)), degrees=12, shift=1, scale=0.1)
     assert len({bytes(image.numpy().tobytes()) for image in varied}) == 16
 
 
@@ -87,3 +90,31 @@ def test_errors_name_what_is_known():
         load_data("mnist")
     with pytest.raises(DataError, match="--batch-size"):
         load_data("digits", train_images=10).steps_per_epoch(64)
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(rotate=12, erasing=0.5), Augmentation(mixup=0.4, cutmix=1.0)])
+def test_shards_of_a_batch_are_the_batch_in_pieces(augmentation: Augmentation):
+    """So N processes train on what one would have trained on, mixed neighbours and all."""
+    data = replace(DATA, augmentation=augmentation)
+    for step in (0, 20):
+        whole = data.training_batch(step, 48, seed=3)
+        shards = [data.training_batch(step, 48, seed=3, shard=(rank, 4)) for rank in range(4)]
+        for part, pieces in zip(whole, zip(*shards, strict=True), strict=True):
+            assert torch.equal(part, torch.cat(pieces))
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused():
+    """Ranks with unlike shares would weigh images unlike; a pair must not be torn apart."""
+    with pytest.raises(DataError, match="multiple of 5"):
+        DATA.training_batch(0, 64, seed=0, shard=(0, 5))
+    with pytest.raises(DataError, match="multiple of 8, since neighbours"):
+        replace(DATA, augmentation=Augmentation(mixup=1.0)).training_batch(0, 20, seed=0, shard=(0, 4))
+
+
+def test_a_stream_yields_what_single_steps_yield():
+    """The loop takes the stream, which prepares ahead; a resumed run starts it in the middle."""
+    stream = DATA.training_stream(range(17, 21), 64, seed=2, resolution=lambda step: 8 + step % 2)
+    for step, (x, labels) in zip(range(17, 21), stream, strict=True):
+        again = DATA.training_batch(step, 64, seed=2, resolution=8 + step % 2)
+        assert torch.equal(x, again[0])
+        assert torch.equal(labels, again[1])

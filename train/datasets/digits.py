@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from deps.train.augment import random_affine
-from deps.train.data import ImageData, MemorySplit, Preprocessing, SplitName
+from deps.train.augmentation import DIGITS
+from deps.train.data import ImageData, Preprocessing, SplitName
+from deps.train.memory import MemorySplit
 
 
 def digits() -> ImageData:
@@ -38,7 +39,6 @@ def digits() -> ImageData:
             pixels_NCHW=torch.from_numpy(pixels[rows]),
             labels_N=torch.from_numpy(labels[rows]),
             preprocessing=preprocessing,
-            augment=lambda x, draws: random_affine(x, draws, degrees=12, shift=0.8, scale=0.1),
         )
 
     return ImageData(
@@ -47,4 +47,5 @@ def digits() -> ImageData:
         train=part("train", train),
         validation=part("validation", validation),
         test=part("test", test),
+        augmentation=DIGITS,
     )
