@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -19,16 +18,24 @@ from starlette.routing import Route
 
 from deps.ground.console import deps_version
 from deps.ground.errors import DepsError
+from deps.serve.answers import InferAnswer, encode_infer, json_bytes
 from deps.serve.body import DEFAULT_MAX_BODY_BYTES, read_body
-from deps.serve.protocol import HEADER_LENGTH, MODEL_VERSION, model_metadata, server_metadata
+from deps.serve.descriptions import model_metadata, server_metadata
+from deps.serve.images import image_from_bytes
+from deps.serve.protocol import HEADER_LENGTH, MODEL_VERSION, parse_infer
+from deps.serve.ranking import top_classes
 from deps.serve.refusals import RefusedError
 from deps.serve.service import Service
+from deps.serve.signature import signatures
 
 T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 PICTURE_TYPES = ("image/jpeg", "image/png")
 DEFAULT_TOP = 5
+
+# Above this, parsing takes long enough that other requests should not wait for it.
+PARSE_ASIDE_BYTES = 1 << 16
 
 # What nginx logs for a client that hung up; nobody receives it.
 CLIENT_CLOSED_REQUEST = 499
@@ -76,8 +83,7 @@ def _routes(method: str, paths: list[str], endpoint: Endpoint) -> list[Route]:
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    return Response(text.encode(), status, headers, media_type="application/json")
+    return Response(json_bytes(value), status, headers, media_type="application/json")
 
 
 def _error(message: str, status: int, headers: dict[str, str] | None = None) -> Response:
@@ -124,6 +130,7 @@ class _Api:
 
     def __init__(self, service: Service, max_body_bytes: int) -> None:
         self._service = service
+        self._signature = signatures(service.manifest)[0]
         self._max_body_bytes = max_body_bytes
 
     async def server(self, _: Request) -> Response:
@@ -137,8 +144,7 @@ class _Api:
 
     async def model(self, request: Request) -> Response:
         self._check_model(request)
-        platform = "onnxruntime_onnx" if self._service.choice.backend == "onnxruntime" else "tensorrt_plan"
-        return _json(model_metadata(self._service.manifest, platform))
+        return _json(model_metadata(self._signature, self._service.choice.backend))
 
     async def model_ready(self, request: Request) -> Response:
         try:
@@ -156,8 +162,7 @@ class _Api:
     async def infer(self, request: Request) -> Response:
         self._check_model(request)
         body = await self._body(request)
-        answering = self._service.infer(body, request.headers.get(HEADER_LENGTH))
-        answer = await _unless_gone(request, answering)
+        answer = await _unless_gone(request, self._infer(body, request.headers.get(HEADER_LENGTH)))
         if answer.json_length is None:
             return Response(answer.body, media_type="application/json")
         headers = {HEADER_LENGTH: str(answer.json_length)}
@@ -176,7 +181,26 @@ class _Api:
         if not (top.isascii() and top.isdigit()) or not 1 <= len(top) <= 6 or int(top) < 1:
             raise RefusedError(f"top is {top[:20]!r}; expected a whole number from 1 to {classes}, as in ?top=3")
         body = await self._body(request)
-        return _json(await _unless_gone(request, self._service.classify(body, min(int(top), classes))))
+        return _json(await _unless_gone(request, self._classify(body, min(int(top), classes))))
+
+    async def _infer(self, body: bytes, header_length: str | None) -> InferAnswer:
+        if len(body) > PARSE_ASIDE_BYTES and header_length is None:
+            asked = await asyncio.to_thread(parse_infer, body, None, self._signature)
+        else:
+            asked = parse_infer(body, header_length, self._signature)
+        computed = await self._service.infer(asked.images, timeout_s=asked.timeout_s)
+        return encode_infer(asked, computed, self._signature)
+
+    async def _classify(self, content: bytes, count: int) -> dict[str, Any]:
+        manifest = self._service.manifest
+        image_CHW = await asyncio.to_thread(image_from_bytes, content, manifest.input)
+        computed = await self._service.infer(image_CHW[None])
+        return {
+            "model_name": manifest.name,
+            "model_version": MODEL_VERSION,
+            "parameters": computed.by.parameters(),
+            "classes": [entry.to_dict() for entry in top_classes(computed.logits[0], manifest.labels, count)],
+        }
 
     def _check_model(self, request: Request) -> None:
         name, version = request.path_params["name"], request.path_params.get("version", MODEL_VERSION)

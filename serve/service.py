@@ -1,28 +1,24 @@
 """A bundle being served: its manifest, the engine that was chosen for it, and the thread that runs the engine.
 
-Relies on ``choose.py`` and ``runner.py``; knows requests and answers, and nothing of HTTP.
+Relies on ``choose.py`` and ``runner.py``; knows images and logits, and nothing of protocols.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from deps.serve.bundle import Bundle, read_bundle
 from deps.serve.choose import BackendOption, Choice, load_engine
-from deps.serve.engines.base import Engine
-from deps.serve.images import image_from_bytes
-from deps.serve.protocol import MODEL_VERSION, AnsweredBy, InferAnswer, encode_infer, parse_infer
-from deps.serve.ranking import top_classes
+from deps.serve.computed import AnsweredBy, Computed
+from deps.serve.engines.base import Engine, FloatArray
 from deps.serve.runner import DEFAULT_QUEUE_IMAGES, Runner
 from deps.serve.targets import get_target
-
-# Above this, parsing takes long enough that other requests should not wait for it.
-PARSE_ASIDE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,36 +100,20 @@ class Service:
         self.begin_drain()
         self._runner.close()
 
-    async def infer(self, body: bytes, header_length: str | None) -> InferAnswer:
-        """Answer one request of the protocol.
+    async def infer(self, images_NCHW: FloatArray, *, timeout_s: float = math.inf) -> Computed:
+        """Compute the logits of one request.
+
+        Args:
+            images_NCHW: at least one image, as the models take them.
+            timeout_s: seconds from now after which the answer is of no use.
 
         Raises:
-            RefusedError: malformed, too large, late, or too much waits already.
+            RefusedError: too large, late, or too much waits already.
             EngineError: the engine failed.
         """
-        if len(body) > PARSE_ASIDE_BYTES and header_length is None:
-            request = await asyncio.to_thread(parse_infer, body, None, self.manifest)
-        else:
-            request = parse_infer(body, header_length, self.manifest)
-        waiting = self._runner.submit(request.images, timeout_s=request.timeout_s)
-        logits_NV = await asyncio.wrap_future(waiting)
-        return encode_infer(request, logits_NV, self.manifest, self.by)
-
-    async def classify(self, content: bytes, count: int) -> dict[str, Any]:
-        """Name the best classes of one JPEG or PNG.
-
-        Raises:
-            RefusedError: no such picture, or too much waits already.
-            EngineError: the engine failed.
-        """
-        image_CHW = await asyncio.to_thread(image_from_bytes, content, self.manifest.input)
-        logits_NV = await asyncio.wrap_future(self._runner.submit(image_CHW[None]))
-        return {
-            "model_name": self.manifest.name,
-            "model_version": MODEL_VERSION,
-            "parameters": self.by.parameters(),
-            "classes": [entry.to_dict() for entry in top_classes(logits_NV[0], self.manifest.labels, count)],
-        }
+        submitted = time.monotonic()
+        logits_NV = await asyncio.wrap_future(self._runner.submit(images_NCHW, timeout_s=timeout_s))
+        return Computed(logits_NV, self.by, queue_s=0.0, compute_s=time.monotonic() - submitted)
 
 
 def open_engine_of(bundle: Bundle, options: ServeOptions) -> tuple[Choice, Engine]:

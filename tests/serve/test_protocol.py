@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -15,18 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from deps.serve.bundle import read_bundle
-from deps.serve.manifest import Manifest
-from deps.serve.protocol import (
-    AnsweredBy,
-    InferRequest,
-    RequestedOutput,
-    encode_infer,
-    model_metadata,
-    parse_infer,
-)
+from deps.serve.manifest import Manifest, RawInput
+from deps.serve.protocol import InferRequest, RequestedOutput, parse_infer, parse_timeout_header
 from deps.serve.refusals import RefusedError
+from deps.serve.signature import Signature, signatures
 
-BY = AnsweredBy(subnet="large", precision="fp32", engine="onnxruntime 1")
 BATCHES = hnp.arrays(
     np.float32,
     st.integers(1, 3).map(lambda n: (n, 1, 8, 8)),
@@ -36,8 +28,8 @@ BATCHES = hnp.arrays(
 
 
 @pytest.fixture(scope="module")
-def manifest(make_bundle) -> Manifest:
-    return read_bundle(make_bundle()).manifest
+def signature(make_bundle) -> Signature:
+    return signatures(read_bundle(make_bundle()).manifest)[0]
 
 
 def _json_request(images: np.ndarray, *, nested: bool = False) -> dict[str, Any]:
@@ -62,96 +54,59 @@ def _status(answer: Callable[[], object]) -> int:
     return 200
 
 
-def _parse(value: Any, manifest: Manifest) -> InferRequest:
-    return parse_infer(json.dumps(value).encode(), None, manifest)
+def _parse(value: Any, signature: Signature) -> InferRequest:
+    return parse_infer(json.dumps(value).encode(), None, signature)
 
 
 @given(images=BATCHES, nested=st.booleans())
-def test_json_tensor_arrives_bit_for_bit(manifest: Manifest, images: np.ndarray, nested: bool):
+def test_json_tensor_arrives_bit_for_bit(signature: Signature, images: np.ndarray, nested: bool):
     """Flat or nested, every float32 survives the way through decimal text."""
-    np.testing.assert_array_equal(_parse(_json_request(images, nested=nested), manifest).images, images)
+    np.testing.assert_array_equal(_parse(_json_request(images, nested=nested), signature).images, images)
 
 
 @given(images=BATCHES, request_id=st.text(max_size=8))
-def test_binary_tensor_arrives_bit_for_bit(manifest: Manifest, images: np.ndarray, request_id: str):
+def test_binary_tensor_arrives_bit_for_bit(signature: Signature, images: np.ndarray, request_id: str):
     """The binary extension carries the bytes themselves, beside an id in any script."""
     body, header = _binary(images, id=request_id, parameters={"binary_data_output": True})
-    request = parse_infer(body, header, manifest)
+    request = parse_infer(body, header, signature)
     np.testing.assert_array_equal(request.images, images)
     assert request.id == request_id
     assert request.output == RequestedOutput(is_binary=True)
 
 
-def test_body_without_json_is_one_tensor(manifest: Manifest, images):
+def test_body_without_json_is_one_tensor(signature: Signature, images):
     """The protocol's shortest request: header 0 and the images."""
-    request = parse_infer(images.tobytes(), "0", manifest)
+    request = parse_infer(images.tobytes(), "0", signature)
     np.testing.assert_array_equal(request.images, images)
     assert request.output.is_binary
 
 
-@given(
-    logits=hnp.arrays(
-        np.float32, st.integers(1, 4).map(lambda n: (n, 10)), elements=st.floats(-(2**100), 2**100, width=32)
-    ),
-    is_binary=st.booleans(),
-)
-def test_logits_leave_bit_for_bit(manifest: Manifest, logits: np.ndarray, is_binary: bool):
-    """An answer read back by the protocol's rules is the array that was computed."""
-    request = InferRequest(np.zeros((len(logits), 1, 8, 8), np.float32), RequestedOutput(is_binary), id="7")
-    answer = encode_infer(request, logits, manifest, BY)
-    plain = json.loads(answer.body[: answer.json_length])
-    (tensor,) = plain["outputs"]
-    if is_binary:
-        raw = answer.body[answer.json_length :]
-        assert tensor["parameters"] == {"binary_data_size": len(raw)}
-        values = np.frombuffer(raw, "<f4")
-    else:
-        assert answer.json_length is None
-        values = np.array(tensor["data"], np.float32)
-    np.testing.assert_array_equal(values.reshape(tensor["shape"]), logits)
-    assert (plain["model_name"], plain["model_version"], plain["id"]) == ("tiny", "1", "7")
-    assert plain["parameters"]["subnet"] == "large"
-    assert (tensor["name"], tensor["datatype"]) == ("logits", "FP32")
-
-
-@pytest.mark.parametrize("is_binary", [False, True])
-def test_classification_names_the_top_classes(manifest: Manifest, is_binary: bool):
-    """``value:index:label``, best first, as NVIDIA's clients read it; in binary each with its length before it."""
-    logits = np.array([[0, 1, 5, 3, 0, 0, 0, 0, 0, 4]], np.float32)
-    asked = {"name": "logits", "parameters": {"classification": 3, "binary_data": is_binary}}
-    request = _parse(_json_request(np.zeros((1, 1, 8, 8), np.float32)) | {"outputs": [asked]}, manifest)
-    answer = encode_infer(request, logits, manifest, BY)
-    (tensor,) = json.loads(answer.body[: answer.json_length])["outputs"]
-    texts = ["5.000000:2:digit 2", "4.000000:9:digit 9", "3.000000:3:digit 3"]
-    assert (tensor["datatype"], tensor["shape"]) == ("BYTES", [1, 3])
-    if is_binary:
-        raw = b"".join(len(text).to_bytes(4, "little") + text.encode() for text in texts)
-        assert answer.body[answer.json_length :] == raw
-    else:
-        assert tensor["data"] == texts
-
-
-def test_more_classes_than_there_are_gives_all(manifest: Manifest):
+def test_more_classes_than_there_are_gives_all(signature: Signature):
     """A client that asks for the top 1000 of 10 gets 10."""
     asked = {"name": "logits", "parameters": {"classification": 1000}}
-    request = _parse(_json_request(np.zeros((1, 1, 8, 8), np.float32)) | {"outputs": [asked]}, manifest)
+    request = _parse(_json_request(np.zeros((1, 1, 8, 8), np.float32)) | {"outputs": [asked]}, signature)
     assert request.output.classification == 10
 
 
-def test_logits_that_json_cannot_say_are_refused_and_pass_in_binary(manifest: Manifest):
-    """``NaN`` is no JSON, and readers of other languages stop at it."""
-    logits = np.full((1, 10), np.nan, np.float32)
-    with pytest.raises(RefusedError, match="ask for binary_data"):
-        encode_infer(InferRequest(logits, RequestedOutput()), logits, manifest, BY)
-    assert encode_infer(InferRequest(logits, RequestedOutput(is_binary=True)), logits, manifest, BY).body
-
-
-def test_timeout_is_in_microseconds(manifest: Manifest):
+def test_timeout_is_in_microseconds(signature: Signature):
     """The scheduling extension's unit; zero and absent mean no limit."""
     plain = _json_request(np.zeros((1, 1, 8, 8), np.float32))
-    assert _parse(plain | {"parameters": {"timeout": 2500}}, manifest).timeout_s == 0.0025
-    assert _parse(plain | {"parameters": {"timeout": 0}}, manifest).timeout_s == math.inf
-    assert _parse(plain, manifest).timeout_s == math.inf
+    assert _parse(plain | {"parameters": {"timeout": 2500}}, signature).timeout_s == 0.0025
+    assert _parse(plain | {"parameters": {"timeout": 0}}, signature).timeout_s == math.inf
+    assert _parse(plain, signature).timeout_s == math.inf
+
+
+@pytest.mark.parametrize(("text", "seconds"), [(None, math.inf), ("50", 0.05), ("2.5", 0.0025), ("9" * 18, 1e6)])
+def test_timeout_header_is_in_milliseconds(text: str | None, seconds: float):
+    """What a person types with curl, and what a picture's request has no parameters for."""
+    assert parse_timeout_header(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "0.0", "-1", "1e3", "inf", "nan", "5ms", "٣", ".5", "1.x", "9" * 19])
+def test_header_that_is_no_time_is_refused(text: str):
+    """A deadline that cannot be read must not become none."""
+    with pytest.raises(RefusedError, match=r"Deps-Timeout-Ms is .*; expected a positive number of milliseconds"):
+        parse_timeout_header(text)
 
 
 ONE = [0.0] * 64
@@ -216,10 +171,10 @@ GOOD = {"name": "input", "shape": [1, 1, 8, 8], "datatype": "FP32", "data": ONE}
         ),
     ],
 )
-def test_wrong_request_is_refused_by_name(manifest: Manifest, request_value: Any, said: str):
+def test_wrong_request_is_refused_by_name(signature: Signature, request_value: Any, said: str):
     """Peers answer some of these with 500 and some with 200; each is the client's mistake, and says which."""
     with pytest.raises(RefusedError) as caught:
-        _parse(request_value, manifest)
+        _parse(request_value, signature)
     assert said in str(caught.value)
     assert caught.value.status == 400
 
@@ -235,41 +190,41 @@ def test_wrong_request_is_refused_by_name(manifest: Manifest, request_value: Any
         (b'{"id": "a", "x": Infinity}', "holds Infinity"),
     ],
 )
-def test_body_that_is_no_json_is_refused(manifest: Manifest, body: bytes, said: str):
+def test_body_that_is_no_json_is_refused(signature: Signature, body: bytes, said: str):
     """250,000 brackets kill one well-known server."""
     with pytest.raises(RefusedError, match=said):
-        parse_infer(body, None, manifest)
+        parse_infer(body, None, signature)
 
 
 @pytest.mark.parametrize("header", ["NaN", "-1", "1e3", "", " 12", "٣", "9" * 30, "100000"])
-def test_header_that_is_no_length_is_refused(manifest: Manifest, header: str):
+def test_header_that_is_no_length_is_refused(signature: Signature, header: str):
     """A header is text from outside; only digits that stay inside the body count."""
     with pytest.raises(RefusedError, match="Inference-Header-Content-Length is"):
-        parse_infer(b"{}", header, manifest)
+        parse_infer(b"{}", header, signature)
 
 
-def test_bytes_that_do_not_fit_are_refused(manifest: Manifest, images):
+def test_bytes_that_do_not_fit_are_refused(signature: Signature, images):
     """Extra bytes are accepted by one peer; they are a sign that client and server disagree."""
     body, header = _binary(images)
     for wrong, said in ((body + b"x", "binary_data_size is"), (body[:-4], "binary_data_size is")):
         with pytest.raises(RefusedError, match=said):
-            parse_infer(wrong, header, manifest)
+            parse_infer(wrong, header, signature)
     claims = [{"name": "input", "shape": [2, 1, 8, 8], "datatype": "FP32", "parameters": {"binary_data_size": 256}}]
     text = json.dumps({"inputs": claims}).encode()
     with pytest.raises(RefusedError, match="holds 256 bytes; expected 512 for the shape"):
-        parse_infer(text + bytes(256), str(len(text)), manifest)
+        parse_infer(text + bytes(256), str(len(text)), signature)
     text = json.dumps({"inputs": [GOOD]}).encode()
     with pytest.raises(RefusedError, match="3 bytes follow the JSON, which claims none of them"):
-        parse_infer(text + b"abc", str(len(text)), manifest)
+        parse_infer(text + b"abc", str(len(text)), signature)
     for raw in (b"", bytes(255)):
         with pytest.raises(RefusedError, match="expected a multiple of 256"):
-            parse_infer(raw, "0", manifest)
+            parse_infer(raw, "0", signature)
 
 
 @given(body=st.binary(max_size=300), header=st.none() | st.integers(0, 300).map(str))
-def test_any_bytes_are_answered_or_refused(manifest: Manifest, body: bytes, header: str | None):
+def test_any_bytes_are_answered_or_refused(signature: Signature, body: bytes, header: str | None):
     """Whatever arrives, nothing but a refusal comes out of the parser."""
-    assert _status(lambda: parse_infer(body, header, manifest)) in (200, 400)
+    assert _status(lambda: parse_infer(body, header, signature)) in (200, 400)
 
 
 JSON = st.recursive(
@@ -280,15 +235,44 @@ JSON = st.recursive(
 
 
 @given(key=st.sampled_from(["name", "shape", "datatype", "data", "parameters"]), value=JSON)
-def test_any_value_of_any_key_is_answered_or_refused(manifest: Manifest, key: str, value: Any):
+def test_any_value_of_any_key_is_answered_or_refused(signature: Signature, key: str, value: Any):
     """The same from inside a request that is otherwise right."""
-    assert _status(lambda: _parse({"inputs": [GOOD | {key: value}]}, manifest)) in (200, 400)
+    assert _status(lambda: _parse({"inputs": [GOOD | {key: value}]}, signature)) in (200, 400)
 
 
-def test_metadata_says_what_the_manifest_says(manifest: Manifest):
-    """Clients build their requests from this."""
-    renamed = dataclasses.replace(manifest, input=dataclasses.replace(manifest.input, name="x"))
-    metadata = model_metadata(renamed, "onnxruntime_onnx")
-    assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 1, 8, 8]}]
-    assert metadata["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, 10]}]
-    assert metadata["versions"] == ["1"]
+@pytest.fixture(scope="module")
+def raw_signature(make_bundle) -> Signature:
+    plain = read_bundle(make_bundle()).manifest.to_dict()
+    raw = RawInput(path="models/uint8.onnx", sha256="0" * 64, size_bytes=1)
+    plain["raw_input"] = {"path": raw.path, "sha256": raw.sha256, "size_bytes": raw.size_bytes}
+    own, pixels = signatures(Manifest.from_dict(plain))
+    assert not own.takes_raw
+    assert pixels.takes_raw
+    assert (pixels.name, pixels.input.name, pixels.output) == ("tiny-uint8", "image", own.output)
+    return pixels
+
+
+@given(pixels=hnp.arrays(np.uint8, st.integers(1, 3).map(lambda n: (n, 1, 8, 8))), way=st.sampled_from("jbr"))
+def test_raw_pixels_arrive_as_they_are(raw_signature: Signature, pixels: np.ndarray, way: str):
+    """A quarter of the bytes of floats, as JSON, as a binary tensor, and as a body of nothing else."""
+    tensor = {"name": "image", "shape": list(pixels.shape), "datatype": "UINT8"}
+    if way == "j":
+        request = _parse({"inputs": [tensor | {"data": pixels.ravel().tolist()}]}, raw_signature)
+    elif way == "b":
+        text = json.dumps({"inputs": [tensor | {"parameters": {"binary_data_size": pixels.size}}]}).encode()
+        request = parse_infer(text + pixels.tobytes(), str(len(text)), raw_signature)
+    else:
+        request = parse_infer(pixels.tobytes(), "0", raw_signature)
+    assert request.images.dtype == np.uint8
+    np.testing.assert_array_equal(request.images, pixels)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(-1, "beyond UINT8"), (256, "beyond UINT8"), (1.0, "holds float; expected whole numbers only"), (True, "bool")],
+)
+def test_what_is_no_pixel_is_refused(raw_signature: Signature, value: Any, said: str):
+    """A silent wrap-around would classify another picture."""
+    tensor = {"name": "image", "shape": [1, 1, 8, 8], "datatype": "UINT8", "data": [0] * 63 + [value]}
+    with pytest.raises(RefusedError, match=said):
+        _parse({"inputs": [tensor]}, raw_signature)
