@@ -14,9 +14,10 @@ from typing import Any
 
 from deps.extract.export import Exports
 from deps.extract.precision import BACKENDS
+from deps.extract.raw_input import IMAGE, checked_raw_input
 from deps.ground.console import Story
 from deps.ground.errors import BundleError, DataError, FileError, MissingExtraError
-from deps.ground.files import whole_folder
+from deps.ground.files import sha256_of, whole_folder
 from deps.serve.build import build_planned, models_to_build, plan_build
 from deps.serve.bundle import read_bundle
 from deps.serve.manifest import (
@@ -25,6 +26,7 @@ from deps.serve.manifest import (
     Latency,
     Manifest,
     OutputSpec,
+    RawInput,
     SubnetEntry,
     model_file,
     write_manifest,
@@ -157,6 +159,7 @@ def write_bundle(out: Path, contents: Contents, story: Story) -> Manifest:
             labels=contents.data.classes,
             subnets=entries,
             engines=engines,
+            raw_input=_write_raw_input(folder, contents.data),
             search=dict(contents.search),
             provenance=dict(contents.provenance),
             notes=(*contents.notes(), *notes),
@@ -173,6 +176,14 @@ def write_bundle(out: Path, contents: Contents, story: Story) -> Manifest:
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
+
+
+def _write_raw_input(folder: Path, data: ImageData) -> RawInput:
+    """Write the graph that lets every model take raw pixels."""
+    path = "models/uint8.onnx"
+    _write(folder / path, checked_raw_input(data.preprocessing))
+    size_bytes = (folder / path).stat().st_size
+    return RawInput(path=path, sha256=sha256_of(folder / path), size_bytes=size_bytes, name=IMAGE)
 
 
 def _write_models(folder: Path, member: Member) -> SubnetEntry:

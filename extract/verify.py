@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deps.ground.console import require
-from deps.ground.errors import DataError, ExportError
+from deps.extract.session import open_session
+from deps.ground.errors import DataError
 from deps.serve.manifest import Precision
 from deps.supernet.onnx_graph import INPUT
 
@@ -56,21 +56,7 @@ class Session:
     """A graph in onnxruntime, on the CPU."""
 
     def __init__(self, model: onnx.ModelProto, precision: Precision) -> None:
-        try:
-            onnx.checker.check_model(model, full_check=True)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise ExportError(f"the {precision} graph is not valid ONNX: {_first_line(error)}") from error
-        ort = require("onnxruntime", "compile")
-        options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors only
-        # Spinning threads take the cores from everyone else on a shared machine.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if precision == "trt-int8":
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        try:
-            self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises a class of its own for each kind of failure
-            raise ExportError(f"onnxruntime cannot load the {precision} graph: {_first_line(error)}") from error
+        self._session = open_session(model, precision, is_literal=precision == "trt-int8")
 
     def __call__(self, x_NCHW: NDArray[Any]) -> NDArray[Any]:
         """Return the logits, shape (N, classes)."""
@@ -105,7 +91,3 @@ def compare(model: onnx.ModelProto, precision: Precision, subnet: nn.Module, bat
 def _answers(subnet: nn.Module, batches: Batches) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
     for x_NCHW, labels_N in batches:
         yield x_NCHW.numpy(), labels_N.numpy(), subnet(x_NCHW).numpy()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

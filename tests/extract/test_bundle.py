@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 
 from deps.extract.bundle import Contents, Costs, Member, check_place, input_spec, write_bundle
@@ -14,6 +15,7 @@ from deps.ground.console import Story
 from deps.ground.errors import BundleError, DataError, FileError
 from deps.profile.flops import count
 from deps.serve.bundle import read_bundle
+from deps.serve.engines.compose import with_raw_input
 from deps.serve.engines.header import read_header
 from deps.serve.engines.runtimes import load_runtime
 from deps.serve.targets import get_target
@@ -92,6 +94,19 @@ def test_a_family_is_one_bundle_whose_first_subnet_is_the_default(contents, digi
     for members in ((small, wider), ()):
         with pytest.raises(BundleError, match="one size"):
             replace(contents, members=members)
+
+
+def test_every_model_of_a_bundle_takes_raw_pixels(contents, tmp_path):
+    """One small graph for all of them; with it in front, a model takes bytes of the manifest's shape."""
+    manifest = write_bundle(tmp_path / "bundle", contents, QUIET)
+    bundle, raw = read_bundle(tmp_path / "bundle"), manifest.raw_input
+    assert (raw.path, raw.name, raw.datatype) == ("models/uint8.onnx", "image", "UINT8")
+    assert raw.size_bytes < 2000
+    for model in manifest.default_subnet.models:
+        joined = onnx.load_from_string(with_raw_input(bundle.read_bytes(model), bundle.read_bytes(raw)))
+        (taken,) = joined.graph.input
+        assert taken.name == raw.name
+        assert [size.dim_value for size in taken.type.tensor_type.shape.dim[1:]] == list(manifest.input.shape)
 
 
 @pytest.mark.tensorrt
