@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deps.extract.budget import Budget
-    from deps.extract.config import ExtractConfig
-    from deps.extract.pipeline import extract
-    from deps.extract.report import Extraction, ExtractReport
+    from deps.extract.pipeline import ExtractConfig, extract
+    from deps.extract.report import ExtractReport
 
-__all__ = ["Budget", "ExtractConfig", "ExtractReport", "Extraction", "extract"]
+__all__ = ["Budget", "ExtractConfig", "ExtractReport", "extract"]
 
 _WHERE = {
     "Budget": "deps.extract.budget",
-    "ExtractConfig": "deps.extract.config",
+    "ExtractConfig": "deps.extract.pipeline",
     "ExtractReport": "deps.extract.report",
-    "Extraction": "deps.extract.report",
     "extract": "deps.extract.pipeline",
 }
 

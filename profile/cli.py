@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from deps.ground.console import Report, Story, add_common_flags, add_version_flag, run_command
 from deps.ground.errors import LatencyTableError
+from deps.profile.cli_elsewhere import add_commands as add_elsewhere
 
 if TYPE_CHECKING:
     from deps.profile.latency import LatencyTable
@@ -104,6 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_common_flags(latency)
     latency.set_defaults(run=_latency)
+    add_elsewhere(commands)
     return parser
 
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deps.supernet.depthwise import DepthwiseConv2d
 from deps.supernet.plan import BottleneckPlan, ConvPlan, InvertedPlan, LinearPlan, Piece, PoolPlan, SqueezePlan
 
 
@@ -27,8 +26,7 @@ class ConvNorm(nn.Module):
 
     def __init__(self, plan: ConvPlan, eps: float, momentum: float) -> None:
         super().__init__()
-        is_depthwise = plan.groups == plan.channels_in == plan.channels_out
-        self.conv = (DepthwiseConv2d if is_depthwise else nn.Conv2d)(
+        self.conv = nn.Conv2d(
             plan.channels_in,
             plan.channels_out,
             plan.kernel,
