@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deps.extract.budget import Budget
-    from deps.extract.pipeline import ExtractConfig, extract
-    from deps.extract.report import ExtractReport
+    from deps.extract.config import ExtractConfig
+    from deps.extract.pipeline import extract
+    from deps.extract.report import Extraction, ExtractReport
 
-__all__ = ["Budget", "ExtractConfig", "ExtractReport", "extract"]
+__all__ = ["Budget", "ExtractConfig", "ExtractReport", "Extraction", "extract"]
 
 _WHERE = {
     "Budget": "deps.extract.budget",
-    "ExtractConfig": "deps.extract.pipeline",
+    "ExtractConfig": "deps.extract.config",
     "ExtractReport": "deps.extract.report",
+    "Extraction": "deps.extract.report",
     "extract": "deps.extract.pipeline",
 }
 

@@ -5,13 +5,11 @@ Relies on ``deps.profile`` for what a subnet costs; every cost is a function of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from deps.extract.search import Function, Limit, excess, search
+from deps.extract.search import Function, Limit
 from deps.ground.errors import BudgetError
 from deps.ground.units import (
     format_bytes,
@@ -21,8 +19,6 @@ from deps.ground.units import (
     parse_count,
     parse_ms,
 )
-from deps.supernet import ArchSpec, SearchSpace
-from deps.supernet.sampling import encode
 
 
 class Axis(NamedTuple):
@@ -54,7 +50,7 @@ AXES = (
     Axis("latency", "max_latency_ms", "predicted latency", parse_ms, format_ms),
     Axis("params", "max_params", "parameters", parse_count, _params_text),
     Axis("size", "max_size_bytes", "size of the fp32 weights", parse_bytes, format_bytes),
-    Axis("memory", "max_activation_bytes", "activation memory", parse_bytes, format_bytes),
+    Axis("memory", "max_memory_bytes", "memory", parse_bytes, format_bytes),
 )
 """Every axis, in the order in which they are shown; the first that is bounded is the axis of the plot."""
 
@@ -75,8 +71,8 @@ class Budget:
     max_size_bytes: int | None = None
     """Bytes of the weights as fp32."""
 
-    max_activation_bytes: int | None = None
-    """Peak of the activations for one image, fp32."""
+    max_memory_bytes: int | None = None
+    """Bytes of the weights and of the feature maps that live at once, for one image, fp32."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -120,6 +116,36 @@ class Budget:
         return {axis.field: bound for axis, bound in self.bounds()}
 
 
+class Bound(NamedTuple):
+    """One bound of a budget, with what it is held against."""
+
+    axis: Axis
+    maximum: float
+    cost: Function
+    target: str
+    """Whose budget it is."""
+
+    @property
+    def limit(self) -> Limit:
+        """The same for a search."""
+        return Limit(self.cost, self.maximum)
+
+    def write(self, value: float) -> str:
+        """Return a cost in words; times say of which target they are."""
+        return self.axis.write(value) + (f" on {self.target}" if self.axis.key == "latency" else "")
+
+
+def bounds_of(budget: Budget, costs: Mapping[str, Function], target: str) -> list[Bound]:
+    """Return the bounds of a budget.
+
+    Args:
+        budget: the bounds.
+        costs: what each axis costs, by its key.
+        target: whose budget it is.
+    """
+    return [Bound(axis, maximum, costs[axis.key], target) for axis, maximum in budget.bounds()]
+
+
 def limits(budget: Budget, costs: Mapping[str, Function]) -> list[Limit]:
     """Return the limits of a search.
 
@@ -127,47 +153,30 @@ def limits(budget: Budget, costs: Mapping[str, Function]) -> list[Limit]:
         budget: the bounds.
         costs: what each axis costs, by its key.
     """
-    return [Limit(costs[axis.key], bound) for axis, bound in budget.bounds()]
+    return [bound.limit for bound in bounds_of(budget, costs, "")]
 
 
-def check_feasible(
-    space: SearchSpace, budget: Budget, costs: Mapping[str, Function], *, target: str, rng: np.random.Generator
-) -> None:
-    """Make sure that some subnet meets the budget.
+def parse_latencies(text: str | None) -> tuple[float | None, dict[str, float]]:
+    """Return the milliseconds that hold on every target, and those of single targets.
+
+    Args:
+        text: ``5ms``, or ``cpu=5ms,rtx=1ms``.
 
     Raises:
-        BudgetError: none does; the message names the cheapest there is on each axis that is too tight.
+        UnitError: a duration that cannot be read.
+        BudgetError: two durations for one target, or for all and for single ones.
     """
-    bounds = limits(budget, costs)
-    smallest = encode(space, [ArchSpec.smallest(space)])
-    if excess(bounds, smallest)[0] <= 0:
-        return
-    # By latency the smallest need not be the fastest, so the others are asked too.
-    if search(space, lambda genes: -excess(bounds, genes), bounds, rng=rng, count=1).scores.size:
-        return
-    complaints, flags = [], []
-    for axis, bound in budget.bounds():
-        cheapest = _cheapest(space, costs[axis.key], rng)
-        if cheapest > bound:
-            word = "fastest" if axis.key == "latency" else "smallest"
-            complaints.append(f"{axis.write(bound)} ({word}: {axis.write(cheapest)})")
-            flags.append(f"--{axis.key}")
-    where = f"{space.name}" + (f" on {target}" if budget.max_latency_ms is not None else "")
-    if complaints:
-        raise BudgetError(f"no subnet of {where} meets {' and '.join(complaints)}; raise {' and '.join(flags)}")
-    flags = [f"--{axis.key}" for axis, _ in budget.bounds()]
-    raise BudgetError(
-        f"no subnet of {where} meets {budget.describe()} at once, though each can be met alone; "
-        f"raise {' or '.join(flags)}"
-    )
-
-
-def _cheapest(space: SearchSpace, cost: Function, rng: np.random.Generator) -> float:
-    return -float(search(space, lambda genes: -cost(genes), rng=rng, count=1).scores[0])
-
-
-def fits_all(space: SearchSpace, bounds: Sequence[Limit], rng: np.random.Generator) -> bool:
-    """Whether every subnet meets all limits, as far as a search for the dearest can tell."""
-    if excess(bounds, encode(space, [ArchSpec.largest(space)]))[0] > 0:
-        return False
-    return all(float(search(space, limit.cost, rng=rng, count=1).scores[0]) <= limit.maximum for limit in bounds)
+    if text is None:
+        return None, {}
+    if "=" not in text:
+        return parse_ms(text), {}
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        target, equals, duration = part.strip().partition("=")
+        if not equals or not target or target in found:
+            raise BudgetError(
+                f"{text!r} is not a latency for each target; write one for all, e.g. 5ms, or each target once, "
+                "e.g. cpu=5ms,rtx=1ms"
+            )
+        found[target] = parse_ms(duration)
+    return None, found

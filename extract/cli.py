@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from deps.ground.console import Report, Story, add_common_flags, add_version_flag, require, run_command
@@ -31,15 +32,30 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data", type=Path, metavar="FOLDER", help="pictures in train/CLASS and val/CLASS (default: those of the run)"
     )
-    parser.add_argument("--target", required=True, metavar="NAME", help="what to compile for: cpu, jetson, rtx, ...")
-    parser.add_argument("--out", type=Path, metavar="BUNDLE", help="where to write (default: bundles/TARGET-BUDGET)")
+    parser.add_argument(
+        "--target", required=True, metavar="NAME,...", help="what to compile for: cpu, jetson, rtx, ...; a bundle each"
+    )
+    parser.add_argument("--shared", action="store_true", help="one subnet that fits all targets, not one for each")
+    parser.add_argument(
+        "--family", type=int, default=1, metavar="N", help="put N subnets along the Pareto front into each bundle"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="BUNDLE",
+        help="where to write (default: bundles/TARGET-BUDGET); of several targets, the folder of their bundles",
+    )
 
     budget = parser.add_argument_group("budget, for one image")
     budget.add_argument("--flops", metavar="N", help="most multiply-adds, e.g. 300M")
-    budget.add_argument("--latency", metavar="TIME", help="most time by the target's latency table, e.g. 0.2ms")
+    budget.add_argument(
+        "--latency", metavar="TIME", help="most time by the target's latency table, e.g. 0.2ms, or cpu=5ms,rtx=1ms"
+    )
     budget.add_argument("--params", metavar="N", help="most parameters, e.g. 4M")
     budget.add_argument("--size", metavar="BYTES", help="most bytes of the weights as fp32, e.g. 4MB")
-    budget.add_argument("--memory", metavar="BYTES", help="most bytes of activations at once as fp32, e.g. 2MB")
+    budget.add_argument(
+        "--memory", metavar="BYTES", help="most bytes of weights and activations at once as fp32, e.g. 2MB"
+    )
 
     search = parser.add_argument_group("search and checks")
     search.add_argument(
@@ -63,12 +79,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> Report:
     for module in ("torch", "onnx", "safetensors"):
         require(module, "compile")
-    from deps.extract.budget import AXES, Budget
-    from deps.extract.pipeline import ExtractConfig, extract
+    from deps.extract.budget import AXES, Budget, parse_latencies
+    from deps.extract.config import ExtractConfig
+    from deps.extract.pipeline import extract
 
+    counted = Budget.parse({axis.key: getattr(args, axis.key) for axis in AXES if axis.key != "latency"})
+    latency_ms, latencies_ms = parse_latencies(args.latency)
     config = ExtractConfig(
-        target=args.target,
-        budget=Budget.parse({axis.key: getattr(args, axis.key) for axis in AXES}),
+        targets=tuple(name.strip() for name in args.target.split(",") if name.strip()),
+        budget=replace(counted, max_latency_ms=latency_ms),
+        latency_ms=latencies_ms,
+        is_shared=args.shared,
+        family=args.family,
         supernet=args.supernet,
         data=args.data,
         out=args.out,

@@ -5,26 +5,75 @@ Relies on ``deps.profile``: closed forms for counts, and the target's measured t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from deps.extract.search import Function
+from deps.extract.search import Function, Values
 from deps.ground.console import Story
 from deps.ground.errors import DepsError, LatencyTableError
+from deps.profile.additive import CostTable, LinearForm, evaluate, slots
 from deps.profile.flops import cost_tables
 from deps.profile.latency import ERROR_UNKNOWN, MEASURABLE, LatencyTable, find_table
 from deps.serve.targets import Target
 from deps.supernet import ArchSpec, SearchSpace
+from deps.supernet.sampling import Genes, columns
 
 
-def cost_functions(space: SearchSpace, table: LatencyTable | None) -> dict[str, Function]:
-    """Return what each axis of a budget costs, by its key; latency only where a table knows it."""
-    flops, params, memory, size = cost_tables(space)
-    functions: dict[str, Function] = {"flops": flops, "params": params, "size": size, "memory": memory}
+@dataclass(frozen=True, eq=False, slots=True)
+class Cost:
+    """What subnets cost: a function of populations, which also tells how it is put together from pieces."""
+
+    function: Function
+    sums: Callable[[int], LinearForm]
+    """What each piece adds, at one resolution."""
+
+    peaks: Callable[[int], LinearForm] | None = None
+    """What counts of the largest piece alone, at one resolution; its constant is that of the pieces every net has."""
+
+    def __call__(self, genes: Genes) -> Values:
+        """Return the cost of each subnet."""
+        return self.function(genes)
+
+
+def cost_functions(space: SearchSpace, table: LatencyTable | None) -> dict[str, Cost]:
+    """Return what each axis of a budget costs, by its key; latency only where a table knows it.
+
+    Memory is that of the weights and of the feature maps that live at once.
+    """
+    flops, params, peak, size = cost_tables(space)
+
+    def memory(genes: Genes) -> Values:
+        weights, activations = evaluate([size, peak], genes)
+        return np.asarray(weights + activations)
+
+    functions = {
+        "flops": Cost(flops, flops.linear_form),
+        "params": Cost(params, params.linear_form),
+        "size": Cost(size, size.linear_form),
+        "memory": Cost(memory, size.linear_form, lambda resolution: _peaks(peak, resolution)),
+    }
     if table is not None:
-        functions["latency"] = lambda genes: np.asarray(table.predict_many(space, genes))
+        functions["latency"] = Cost(
+            lambda genes: np.asarray(table.predict_many(space, genes)),
+            lambda resolution: table.linear_form(space, resolution),
+        )
     return functions
+
+
+def _peaks(table: CostTable, resolution: int) -> LinearForm:
+    """Return the cost of each piece; the constant is that of the costliest piece that every net has."""
+    space, where = table.space, columns(table.space)
+    row = np.zeros((1, len(where.choices)), np.uint8)
+    row[0, where.resolution] = space.resolutions.index(resolution)
+    fixed = [
+        float(values[slot.numbers(row)[0]])
+        for slot, values in zip(slots(space), table.values, strict=True)
+        if not slot.name.startswith("stages.") and slot.depth_column is None
+    ]
+    return replace(replace(table, reduce="sum").linear_form(resolution), constant=max(fixed))
 
 
 def usable_table(

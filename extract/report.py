@@ -6,22 +6,21 @@ Relies on the measurements that were made anyway; nothing is computed here but t
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deps.extract.budget import Axis, Budget
+from deps.extract.bundle import Member
 from deps.extract.export import Export
-from deps.extract.predictor import Quality
 from deps.extract.search import Values
 from deps.ground.console import text_table
 from deps.ground.units import format_bytes, format_count, format_ms
 from deps.profile.latency import ERROR_UNKNOWN
-from deps.serve.manifest import Latency, Manifest
+from deps.serve.manifest import Latency, Manifest, SubnetEntry
 from deps.serve.records import plain_from_record
-from deps.supernet import ArchSpec
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -48,6 +47,10 @@ class Landscape:
     chosen_accuracy: float
     noise: float
     """Standard error of the chosen's accuracy."""
+
+    family_costs: Values = field(default_factory=lambda: np.zeros(0))
+    family_accuracies: Values = field(default_factory=lambda: np.zeros(0))
+    """All subnets of the bundle, the chosen first."""
 
 
 def plot_png(landscape: Landscape, title: str) -> bytes:
@@ -82,6 +85,11 @@ def plot_png(landscape: Landscape, title: str) -> bytes:
         capsize=3,
         label="chosen (± standard error)",
     )
+    if len(view.family_costs) > 1:
+        rest = slice(1, None)
+        axes.scatter(
+            view.family_costs[rest], 100 * view.family_accuracies[rest], s=70, marker="*", c="#dc2626", label="family"
+        )
     costs = np.concatenate([view.sample_costs, view.front_costs, [view.chosen_cost]])
     if view.bound is not None and view.bound <= 1.3 * costs.max():
         axes.axvline(view.bound, c="#111827", ls="--", lw=1, label=f"budget {axis.write(view.bound)}")
@@ -143,41 +151,28 @@ def _plain_unit(view: Landscape) -> tuple[str, float]:
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class ExtractReport:
-    """What one extraction did."""
+    """What was extracted into one bundle."""
 
     bundle: Path
     run: Path
     manifest: Manifest
     budget: Budget
-    arch: ArchSpec
-    exports: tuple[Export, ...]
-    torch_validation: float
-    torch_test: float
-    quality: Quality
-    landscape: Landscape
-    seconds: float
+    members: tuple[Member, ...]
+    """The subnets, most accurate first."""
+
+    landscape: Landscape | None
+    """None where nothing was measured."""
 
     def to_text(self) -> str:
         """Return the table for a person."""
-        entry = self.manifest.default_subnet
-        costs = [
-            f"{format_count(entry.flops)} FLOPs",
-            f"{format_count(entry.params)} parameters",
-            f"{format_bytes(entry.weight_bytes)} of fp32 weights",
-            f"{format_bytes(entry.activation_bytes)} of activations",
-            *[f"{_latency_text(latency)} on {target}" for target, latency in entry.latency.items()],
-        ]
-        rows = [_row(export) for export in self.exports]
-        rows.insert(0, ["torch", "-", _percent(self.torch_validation), _percent(self.torch_test), "-", "-", "-", ""])
-        header = ["precision", "file", "validation", "test", "drop", "max error", "same class", ""]
+        best = f"the best found within {self.budget.describe()}"
+        if len(self.members) > 1:
+            best += f", and {len(self.members) - 1} that cost less"
+        lines = [f"{self.manifest.target}: {best}", ""] if len(self.members) > 1 else []
+        for member, entry in zip(self.members, self.manifest.subnets, strict=True):
+            lines += _member_lines(member, entry, f": {best}" if len(self.members) == 1 else "")
         engines = [f"engine: {engine.path} ({format_bytes(engine.size_bytes)})" for engine in self.manifest.engines]
-        lines = [
-            f"{entry.name}: the best found within {self.budget.describe()}",
-            f"  {self.arch.to_text()}",
-            f"  {', '.join(costs)}",
-            "",
-            text_table(header, rows),
-            "",
+        lines += [
             *[f"note: {note}" for note in self.manifest.notes],
             *engines,
             f"bundle: {self.bundle}  (what to do with it: {self.bundle / 'README.md'})",
@@ -185,21 +180,67 @@ class ExtractReport:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
-        entry = self.manifest.default_subnet
+        """Return what ``--json`` prints of the bundle; ``subnet`` and ``precisions`` are those of the default."""
+        members = [
+            {
+                "subnet": plain_from_record(entry),
+                "top1_torch": {"validation": member.exports.torch_validation, "test": member.exports.torch_test},
+                "precisions": [_plain(export) for export in member.exports.entries],
+            }
+            for member, entry in zip(self.members, self.manifest.subnets, strict=True)
+        ]
         return {
             "bundle": str(self.bundle),
             "supernet": str(self.run),
             "target": self.manifest.target,
             "budget": self.budget.to_dict(),
-            "subnet": plain_from_record(entry),
-            "top1_torch": {"validation": self.torch_validation, "test": self.torch_test},
-            "precisions": [_plain(export) for export in self.exports],
+            **members[0],
+            **({"family": members} if len(members) > 1 else {}),
             "engines": [plain_from_record(engine) for engine in self.manifest.engines],
             "search": self.manifest.search,
             "notes": list(self.manifest.notes),
-            "seconds": round(self.seconds, 3),
         }
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Extraction:
+    """What one call extracted: a bundle for each target."""
+
+    reports: tuple[ExtractReport, ...]
+    seconds: float
+
+    def to_text(self) -> str:
+        """Return the tables for a person."""
+        return "\n\n".join(report.to_text() for report in self.reports)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``--json`` prints: the bundle, or for several targets an object with all ``bundles``."""
+        plain = [report.to_dict() for report in self.reports]
+        seconds = round(self.seconds, 3)
+        return {**plain[0], "seconds": seconds} if len(plain) == 1 else {"bundles": plain, "seconds": seconds}
+
+
+def _member_lines(member: Member, entry: SubnetEntry, what: str) -> list[str]:
+    """Return what a person reads of one subnet, ended by an empty line."""
+    exports = member.exports
+    costs = [
+        f"{format_count(entry.flops)} FLOPs",
+        f"{format_count(entry.params)} parameters",
+        f"{format_bytes(entry.weight_bytes)} of fp32 weights",
+        f"{format_bytes(entry.activation_bytes)} of activations",
+        *[f"{_latency_text(latency)} on {target}" for target, latency in entry.latency.items()],
+    ]
+    rows = [["torch", "-", _percent(exports.torch_validation), _percent(exports.torch_test), "-", "-", "-", ""]]
+    rows += [_row(export) for export in exports.entries]
+    header = ["precision", "file", "validation", "test", "drop", "max error", "same class", ""]
+    return [
+        f"{entry.name}{what}",
+        f"  {member.arch.to_text()}",
+        f"  {', '.join(costs)}",
+        "",
+        text_table(header, rows),
+        "",
+    ]
 
 
 def _percent(fraction: float) -> str:

@@ -306,13 +306,19 @@ def front(
         ends = encode(space, [ArchSpec.smallest(space), ArchSpec.largest(space)])
         brief, found = Evolution(population=200, generations=20), ends
         # What was not measured costs infinitely much and is on no front.
-        drawn = cost(np.concatenate([ends, random_genes(space, 1000, rng)]))
+        pool = np.concatenate([ends, random_genes(space, 1000, rng)])
+        drawn = cost(pool[excess(limits, pool) <= 0])
         drawn = drawn[np.isfinite(drawn)]
-        for maximum in np.geomspace(drawn.min(), drawn.max(), points) if len(drawn) else ():
+        # The last search has no budget but the limits: its cost may lie beyond every random subnet's.
+        budgets = [
+            *(np.geomspace(drawn.min(), drawn.max(), points - 1) * (1 + 1e-9) if len(drawn) else ()),
+            np.finfo(float).max,
+        ]
+        for maximum in budgets:
             result = search(
                 space,
                 objective,
-                [*limits, Limit(cost, float(maximum) * (1 + 1e-9))],
+                [*limits, Limit(cost, float(maximum))],
                 rng=rng,
                 start=found,
                 evolution=brief,

@@ -54,6 +54,16 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _milliseconds(text: str) -> float:
+    try:
+        value = float(text.removesuffix("ms"))
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 3_600_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of milliseconds above 0, such as 100 or 20ms")
+    return value
+
+
 def _batches(text: str) -> list[int]:
     return [_at_least(1)(part.strip()) for part in text.split(",")]
 
@@ -65,7 +75,7 @@ def _add_bundle(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_engine_choice(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--subnet", metavar="NAME", help="subnet to run (default: the bundle's first)")
+    parser.add_argument("--subnet", metavar="NAME", help="the one subnet to run (default: all, by deadline)")
     parser.add_argument(
         "--engine", choices=("auto", "onnxruntime", "tensorrt"), default="auto", help="what runs it (default: auto)"
     )
@@ -101,6 +111,10 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=_port, default=DEFAULT_PORT, help=f"0 takes a free one (default: {DEFAULT_PORT})")
     serve.add_argument("--max-body", type=_size, metavar="SIZE", help="largest request (default: 32MiB)")
     serve.add_argument("--max-queue", type=_at_least(1), metavar="N", help="most images that may wait (default: 256)")
+    serve.add_argument(
+        "--deadline", type=_milliseconds, metavar="MS", help="deadline of requests that bring none (default: none)"
+    )
+    serve.add_argument("--workers", type=_at_least(1), default=1, metavar="N", help="engine threads (default: 1)")
     serve.set_defaults(run=_serve)
 
     run = commands.add_parser(
@@ -153,7 +167,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _options(args: argparse.Namespace) -> ServeOptions:
-    from deps.serve.runner import DEFAULT_QUEUE_IMAGES
+    from deps.serve.scheduler import DEFAULT_QUEUE_IMAGES
     from deps.serve.service import ServeOptions
 
     return ServeOptions(
@@ -165,6 +179,8 @@ def _options(args: argparse.Namespace) -> ServeOptions:
         num_threads=args.threads,
         max_batch=args.max_batch,
         max_queue_images=getattr(args, "max_queue", None) or DEFAULT_QUEUE_IMAGES,
+        deadline_s=None if getattr(args, "deadline", None) is None else args.deadline / 1e3,
+        workers=getattr(args, "workers", 1),
     )
 
 
@@ -185,7 +201,8 @@ def _serve(args: argparse.Namespace) -> Report | None:
                 story.warn(
                     f"anyone who reaches {args.host} can use this server; expected 127.0.0.1, or a fence around it"
                 )
-            story.say(f"{service.manifest.name}, subnet {service.by.subnet}, on {service.choice}")
+            for member in service.subnets:
+                story.say(f"{service.manifest.name}, subnet {member.name}, on {member.choice}")
             story.say(f"serving at {url_of(bound)}/v2/models/{service.manifest.name} (Ctrl-C stops)")
             if args.json:
                 facts = {"url": url_of(bound), "model": service.manifest.name, **service.by.parameters()}

@@ -43,3 +43,6 @@ class Computed:
 
     compute_s: float
     """Seconds that the engine took for the batch it was part of."""
+
+    batch: int = 1
+    """Images in that batch."""

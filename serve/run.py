@@ -5,7 +5,7 @@ Relies on the same engine choice, decoding and ranking as the server, so both gi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from deps.ground.console import Story, text_table
 from deps.ground.errors import FileError
 from deps.serve.bundle import read_bundle
 from deps.serve.engines.base import FloatArray, infer_in_parts
+from deps.serve.family import EngineOptions, open_family
 from deps.serve.images import image_from_bytes
 from deps.serve.manifest import InputSpec
 from deps.serve.ranking import RankedClass, top_classes
 from deps.serve.refusals import RefusedError
-from deps.serve.service import ServeOptions, open_engine_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +56,7 @@ class RunReport:
         return {**facts, "images": images}
 
 
-def run_bundle(path: Path, pictures: list[Path], options: ServeOptions, story: Story, *, top: int = 5) -> RunReport:
+def run_bundle(path: Path, pictures: list[Path], options: EngineOptions, story: Story, *, top: int = 5) -> RunReport:
     """Classify pictures.
 
     Args:
@@ -74,8 +74,10 @@ def run_bundle(path: Path, pictures: list[Path], options: ServeOptions, story: S
     """
     bundle = read_bundle(path)
     manifest = bundle.manifest
-    choice, engine = open_engine_of(bundle, options)
-    story.say(f"{manifest.name}, subnet {engine.subnet}, on {choice}")
+    subnet = options.subnet or manifest.default_subnet.name
+    (member,) = open_family(bundle, replace(options, subnet=subnet))
+    engine = member.engine
+    story.say(f"{manifest.name}, subnet {engine.subnet}, on {member.choice}")
     logits_NV = infer_in_parts(engine, np.stack([_read_picture(picture, manifest.input) for picture in pictures]))
     engine.close()
     return RunReport(

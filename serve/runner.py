@@ -1,7 +1,7 @@
-"""The engine thread: joins waiting requests into batches and answers them, and never idles while one waits.
+"""The engine threads: they run what the scheduler hands them, and never idle while a request waits.
 
-Relies on the engine releasing the interpreter lock while it computes. Work-conserving: the thread takes whatever waits,
-up to the largest batch, the moment it is free; a fixed batching window was measured to cost much and gain nothing.
+Relies on engines releasing the interpreter lock while they compute. Work-conserving: a thread that is free takes what
+waits at once; a fixed batching window was measured to cost much and gain nothing.
 """
 
 from __future__ import annotations
@@ -9,147 +9,285 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from deps.serve.engines.base import Engine, FloatArray, infer_in_parts
+from deps.serve.engines.base import Engine, FloatArray
+from deps.serve.estimates import Estimates
 from deps.serve.refusals import RefusedError
-
-DEFAULT_QUEUE_IMAGES = 256
-
-# Weight of the newest batch in the running mean of the time an image takes.
-_SMOOTHING = 0.1
+from deps.serve.scheduler import Batch, Job, Ladder, Reply, Scheduler
+from deps.serve.staging import Staging, is_ready
 
 
 @dataclass(slots=True)
-class _Job:
-    """Images of one request, and the promise of their logits."""
+class EngineCounts:
+    """What one engine has done since the start."""
 
-    images: FloatArray
-    """Shape (N, C, H, W)."""
+    requests: int = 0
+    """Requests answered."""
 
-    deadline: float
-    """Moment after which nobody waits for the answer, by the runner's clock."""
+    images: int = 0
+    """Images of those requests."""
 
-    answer: Future[FloatArray] = field(default_factory=Future)
+    failed: int = 0
+    """Requests whose batch failed."""
+
+    queued_s: float = 0.0
+    """Seconds that answered requests waited, all together."""
+
+    computed_s: float = 0.0
+    """Seconds that the engine was busy."""
+
+    batches: dict[int, tuple[int, float]] = field(default_factory=dict)
+    """By images in a batch: how many such batches ran, and their seconds."""
+
+    def add(self, batch: Batch, computed_s: float, queued_s: float) -> None:
+        """Count one batch that was answered."""
+        self.requests += len(batch.jobs)
+        self.images += batch.images
+        self.computed_s += computed_s
+        self.queued_s += queued_s
+        ran, spent_s = self.batches.get(batch.images, (0, 0.0))
+        self.batches[batch.images] = (ran + 1, spent_s + computed_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A runner at one moment."""
+
+    queue_images: int
+    queue_requests: int
+    refused: int
+    """Requests that were not let in, since the start."""
+
+    late: int
+    """Requests that were let in and dropped before they ran, since no engine could answer them in time any more."""
+
+    rungs: tuple[int, ...]
+    """Engines that the scheduler chooses from, the most accurate first."""
+
+    counts: tuple[EngineCounts, ...]
+    """By engine."""
+
+    estimate_ms: tuple[dict[int, float], ...]
+    """By engine, what batches of 1, 2, 4, … images are thought to take."""
 
 
 class Runner:
-    """Owns an engine and the one thread that uses it."""
+    """Owns the engines of a family, the queue before them, and the threads that use them."""
 
     def __init__(
         self,
-        engine: Engine,
+        engines: Sequence[Engine],
+        scheduler: Scheduler,
+        staging: Staging,
         *,
-        max_queue_images: int = DEFAULT_QUEUE_IMAGES,
+        workers: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.engine = engine
-        self.max_queue_images = max(max_queue_images, engine.max_batch)
+        self.engines = tuple(engines)
+        self.scheduler = scheduler
+        self._counts = [EngineCounts() for _ in engines]
+        self._refused = 0
+        self._late = 0
+        self.on_batch: Callable[[int, int, float], None] | None = None
+        """Told, on the engine's thread, of every batch: the engine, its images and its seconds."""
+
+        self._staging = staging
         self._clock = clock
-        self._waiting: deque[_Job] = deque()
-        self._waiting_images = 0
-        self._seconds_per_image = 0.0
         self._is_closing = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._work, args=(worker,), name=f"engine-{worker}", daemon=True)
+            for worker in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def is_accepting(self) -> bool:
         """Whether new requests are taken."""
         return not self._is_closing
 
-    def submit(self, images_NCHW: FloatArray, *, timeout_s: float = math.inf) -> Future[FloatArray]:
-        """Queue the images of one request; a future that is cancelled before its turn costs nothing.
+    @property
+    def waiting_images(self) -> int:
+        """How many images wait for an engine."""
+        return self.scheduler.waiting_images
 
-        Args:
-            images_NCHW: at least one image; more than the engine's batch are computed in parts.
-            timeout_s: longest wait for the engine; a request that waited longer is refused without being computed.
+    def now(self) -> float:
+        """Return the moment by the runner's clock, which deadlines are told in."""
+        return self._clock()
 
-        Returns:
-            The promise of the logits, shape (N, V), or of the engine's error.
+    def submit(self, job: Job) -> None:
+        """Queue a job; its ``settle`` is called once it has an outcome.
 
         Raises:
-            RefusedError: too many images wait already (503, with the seconds until they are done), more images than
-                may ever wait (400), or the runner is closing (503).
+            RefusedError: it cannot be answered in time, too much waits already, or the runner is closing (503), or more
+                images than may ever wait (400).
         """
-        images = len(images_NCHW)
-        if images > self.max_queue_images:
-            raise RefusedError(
-                f"the request holds {images} images; expected at most {self.max_queue_images}; send them in parts"
-            )
         with self._changed:
             if self._is_closing:
                 raise RefusedError("the server is shutting down; expected a running one; try another", status=503)
-            if self._waiting_images + images > self.max_queue_images:
-                raise RefusedError(
-                    f"{self._waiting_images} images wait already; expected at most {self.max_queue_images}; try later",
-                    status=503,
-                    retry_after_s=max(1, math.ceil(self._waiting_images * self._seconds_per_image)),
-                )
-            job = _Job(images_NCHW, self._clock() + timeout_s)
-            self._waiting.append(job)
-            self._waiting_images += images
+            try:
+                self.scheduler.admit(job, self._clock())
+            except RefusedError:
+                self._refused += 1
+                raise
             self._changed.notify()
-        return job.answer
+
+    def ask(
+        self, images_NCHW: npt.NDArray[Any], *, deadline: float = math.inf, pin: int | None = None
+    ) -> Future[Reply]:
+        """Queue images from a thread that may block, and return the promise of their logits.
+
+        Raises:
+            RefusedError: as ``submit``.
+        """
+        answer: Future[Reply] = Future()
+        job = Job(
+            images=images_NCHW,
+            size=len(images_NCHW),
+            arrival=self._clock(),
+            settle=_resolve,
+            deadline=deadline,
+            pin=pin,
+            waiter=answer,
+        )
+        self.submit(job)
+        answer.add_done_callback(lambda done: self.cancel(job) if done.cancelled() else None)
+        return answer
+
+    def cancel(self, job: Job) -> None:
+        """Forget a job; if it did not run yet, it costs nothing."""
+        with self._changed:
+            self.scheduler.cancel(job)
+
+    def restart_estimates(self, estimates: Estimates, ladder: Ladder) -> None:
+        """Forget what was learnt of the engines, and counted; batches that were run to learn are nobody's requests."""
+        with self._changed:
+            self.scheduler.estimates, self.scheduler.ladder = estimates, ladder
+            self._counts = [EngineCounts() for _ in self.engines]
+
+    def snapshot(self) -> Snapshot:
+        """Return the queue, the counts and the estimates of this moment."""
+        with self._changed:
+            return Snapshot(
+                queue_images=self.scheduler.waiting_images,
+                queue_requests=len(self.scheduler),
+                refused=self._refused,
+                late=self._late,
+                rungs=self.scheduler.ladder.rungs,
+                counts=tuple(replace(counts, batches=dict(counts.batches)) for counts in self._counts),
+                estimate_ms=tuple(self.scheduler.estimates.snapshot(self._clock())),
+            )
 
     def close(self) -> None:
-        """Take no more requests, answer those that wait, and give the engine back."""
+        """Take no more requests, answer those that wait, and give the engines back."""
         with self._changed:
             self._is_closing = True
-            self._changed.notify()
-        self._thread.join()
-        self.engine.close()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        for engine in self.engines:
+            engine.close()
 
-    def _work(self) -> None:
-        while jobs := self._take():
-            try:
-                self._answer(jobs)
-            except Exception as error:
-                for job in jobs:
-                    job.answer.set_exception(error)
-
-    def _take(self) -> list[_Job]:
-        """Wait for work, and return the jobs of the next batch; none when the runner is closed and all is answered."""
-        taken: list[_Job] = []
-        images = 0
-        with self._changed:
-            while not taken:
-                while not self._waiting:
+    def _work(self, worker: int) -> None:
+        while True:
+            with self._changed:
+                while True:
+                    now = self._clock()
+                    late = self.scheduler.drop_late(now)
+                    batch = self.scheduler.take(now, worker)
+                    if batch is not None or late:
+                        break
                     if self._is_closing:
-                        return []
+                        return
                     self._changed.wait()
-                while self._waiting and (not taken or images + len(self._waiting[0].images) <= self.engine.max_batch):
-                    job = self._waiting.popleft()
-                    self._waiting_images -= len(job.images)
-                    if self._is_wanted(job):
-                        taken.append(job)
-                        images += len(job.images)
-        return taken
+            if late:
+                self._refuse_late(late)
+            if batch is not None:
+                self._run(batch, worker, now)
 
-    def _is_wanted(self, job: _Job) -> bool:
-        """Drop a job that was cancelled or came too late, and mark any other as running."""
-        if not job.answer.set_running_or_notify_cancel():
-            return False
-        if self._clock() > job.deadline:
-            refusal = RefusedError("the request waited longer than its timeout; try again, or allow more", status=503)
-            job.answer.set_exception(refusal)
-            return False
-        return True
+    def _refuse_late(self, late: list[Job]) -> None:
+        self._late += len(late)
+        for job in late:
+            job.outcome = RefusedError(
+                "no answer was possible within the request's time; expected a later deadline or less load; try again",
+                status=503,
+                retry_after_s=1,
+            )
+        _settle(late)
 
-    def _answer(self, jobs: list[_Job]) -> None:
-        images_NCHW = jobs[0].images if len(jobs) == 1 else np.concatenate([job.images for job in jobs])
-        start = self._clock()
-        logits_NV = infer_in_parts(self.engine, images_NCHW)
-        seconds = (self._clock() - start) / len(images_NCHW)
-        known = self._seconds_per_image or seconds
-        self._seconds_per_image = known + _SMOOTHING * (seconds - known)
+    def _run(self, batch: Batch, worker: int, start: float) -> None:
+        """Compute one batch, tell the scheduler how long it took, and hand the rows to those who asked."""
+        try:
+            logits_NV = self._infer(self.engines[batch.engine], [job.images for job in batch.jobs], batch.images)
+        except Exception as error:
+            for job in batch.jobs:
+                job.outcome = error
+            with self._changed:
+                self._counts[batch.engine].failed += len(batch.jobs)
+                self.scheduler.finished(worker, self._clock())
+            _settle(batch.jobs)
+            return
+        end = self._clock()
+        seconds = end - start
         first = 0
-        for job in jobs:
-            job.answer.set_result(logits_NV[first : first + len(job.images)])
-            first += len(job.images)
+        for job in batch.jobs:
+            rows_NV = logits_NV[first : first + job.size]
+            job.outcome = Reply(rows_NV, batch.engine, batch.images, start - job.arrival, seconds)
+            first += job.size
+        with self._changed:
+            self.scheduler.finished(worker, end)
+            if batch.images <= self.engines[batch.engine].max_batch:
+                self.scheduler.estimates.observe(batch.engine, batch.images, seconds, end)
+            self._counts[batch.engine].add(batch, seconds, sum(start - job.arrival for job in batch.jobs))
+        _settle(batch.jobs)
+        if self.on_batch is not None:
+            self.on_batch(batch.engine, batch.images, seconds)
+
+    def _infer(self, engine: Engine, parts: list[npt.NDArray[Any]], images: int) -> FloatArray:
+        if images > engine.max_batch:  # one request, larger than a batch
+            (whole,) = parts
+            step = engine.max_batch
+            firsts = range(0, images, step)
+            return np.concatenate(
+                [self._infer(engine, [whole[at : at + step]], min(step, images - at)) for at in firsts]
+            )
+        place_NCHW = engine.place(images)
+        if place_NCHW is None:
+            if len(parts) == 1 and is_ready(parts[0]):
+                return engine.infer(parts[0])
+            place_NCHW = self._staging.place(images)
+        return engine.infer(self._staging.gather(parts, place_NCHW))
+
+
+def _settle(jobs: list[Job]) -> None:
+    """Tell each group of jobs that share a ``settle`` of their outcomes, in one call."""
+    settle = jobs[0].settle
+    if all(job.settle is settle for job in jobs):
+        settle(jobs)
+        return
+    groups: dict[Callable[[list[Job]], None], list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.settle, []).append(job)
+    for settle, group in groups.items():
+        settle(group)
+
+
+def _resolve(jobs: list[Job]) -> None:
+    """Keep the promises that ``Runner.ask`` gave."""
+    for job in jobs:
+        answer: Future[Reply] = job.waiter
+        if not answer.set_running_or_notify_cancel():
+            continue
+        if isinstance(job.outcome, BaseException):
+            answer.set_exception(job.outcome)
+        else:
+            assert job.outcome is not None
+            answer.set_result(job.outcome)

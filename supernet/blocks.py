@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deps.supernet.depthwise import DepthwiseConv2d
 from deps.supernet.plan import BottleneckPlan, ConvPlan, InvertedPlan, LinearPlan, Piece, PoolPlan, SqueezePlan
 
 
@@ -26,7 +27,8 @@ class ConvNorm(nn.Module):
 
     def __init__(self, plan: ConvPlan, eps: float, momentum: float) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
+        is_depthwise = plan.groups == plan.channels_in == plan.channels_out
+        self.conv = (DepthwiseConv2d if is_depthwise else nn.Conv2d)(
             plan.channels_in,
             plan.channels_out,
             plan.kernel,

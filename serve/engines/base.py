@@ -43,6 +43,16 @@ class Engine(Protocol):
         """Batch sizes to run once before the first request, so that no request pays for a first time."""
         ...
 
+    def place(self, images: int) -> FloatArray | None:
+        """Return memory of the engine's own, shape (images, C, H, W), that ``infer`` reads without a copy.
+
+        None when it reads any memory as well. Valid for the calling thread, until it asks for another size.
+
+        Raises:
+            EngineError: the backend has no memory left.
+        """
+        ...
+
     def infer(self, batch_NCHW: FloatArray) -> FloatArray:
         """Return the logits, shape (N, V), of 1 to ``max_batch`` images.
 

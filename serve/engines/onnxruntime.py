@@ -113,6 +113,11 @@ class OnnxRuntimeEngine:
         """One image: the session allocates its memory then."""
         return (1,)
 
+    def place(self, images: int) -> FloatArray | None:
+        """Return None: the processor reads images where they are."""
+        del images
+        return None
+
     def infer(self, batch_NCHW: FloatArray) -> FloatArray:
         """Return the logits, shape (N, V), of 1 to ``max_batch`` images.
 

@@ -216,6 +216,14 @@ class TensorRTEngine:
                 self._lanes[key] = _Lane(self._cuda, self._engine, key[1], self._input, self._output, messages)
         return self._lanes[key]
 
+    def place(self, images: int) -> FloatArray | None:
+        """Return the pinned memory of the lane that a batch of this size runs on; the GPU copies from it by itself.
+
+        Raises:
+            EngineError: there is no memory for another lane.
+        """
+        return self._lane(images).images[:images]
+
     def infer(self, batch_NCHW: FloatArray) -> FloatArray:
         """Return the logits, shape (N, V), of 1 to ``max_batch`` images; the rest of the lane is padding.
 
@@ -225,7 +233,8 @@ class TensorRTEngine:
         check_batch(batch_NCHW, self._input.shape, self.max_batch)
         images = len(batch_NCHW)
         lane = self._lane(images)
-        lane.images[:images] = batch_NCHW
+        if batch_NCHW.ctypes.data != lane.images.ctypes.data:
+            lane.images[:images] = batch_NCHW
         lane.run()
         return lane.logits[:images].copy()
 

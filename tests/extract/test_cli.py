@@ -131,7 +131,7 @@ def test_a_half_written_bundle_is_not_replaced(home, capsys):
 def test_a_latency_budget_that_no_subnet_meets_names_the_fastest(home, capsys, table):
     """By the table of the target."""
     table.save(find_table("runs/digits", "cpu"))
-    assert "no subnet of digits on cpu meets 0.001 ms (fastest: 0." in refusal(
+    assert "no subnet of digits meets 0.001 ms on cpu (fastest: 0." in refusal(
         capsys, "--target", "cpu", "--latency", "1us"
     )
 

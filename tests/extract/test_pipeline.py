@@ -11,7 +11,7 @@ import pytest
 
 from deps.extract import Budget, ExtractConfig, ExtractReport, extract
 from deps.extract.evaluate import Measured
-from deps.extract.pipeline import top1_at
+from deps.extract.landscape import top1_at
 from deps.ground.console import Story
 from deps.profile.latency import find_table
 from deps.serve.bundle import read_bundle
@@ -30,7 +30,8 @@ def make(run: Run, tmp_path_factory: pytest.TempPathFactory):
         out = tmp_path_factory.mktemp("bundles") / "bundle"
         # No precision is left out, however weak this supernet is.
         config = {"samples": 16, "finalists": 3, "max_drop": 100.0, "out": out, "supernet": run.folder, **settings}
-        return extract(ExtractConfig(target=target, budget=budget, **config), QUIET)
+        (report,) = extract(ExtractConfig(targets=(target,), budget=budget, **config), QUIET).reports
+        return report
 
     return make
 
@@ -47,10 +48,10 @@ def test_the_bundle_is_read_by_the_server_and_says_what_was_found(cpu, digits, r
     assert manifest == cpu.manifest
     entry = manifest.default_subnet
     assert entry.flops <= 500_000
-    assert ArchSpec.from_dict(digits, entry.arch) == cpu.arch
+    assert ArchSpec.from_dict(digits, entry.arch) == cpu.members[0].arch
     assert [model.precision for model in entry.models] == ["fp32", "fp16", "trt-int8", "cpu-int8"]
-    assert entry.models[0].top1 == cpu.torch_test
-    assert entry.models[0].top1_validation == cpu.torch_validation
+    assert entry.models[0].top1 == cpu.members[0].exports.torch_test
+    assert entry.models[0].top1_validation == cpu.members[0].exports.torch_validation
     assert manifest.labels == tuple("0123456789")
     assert manifest.input.shape == (1, 8, 8)
     assert manifest.input.mean == run.data().preprocessing.mean
@@ -61,8 +62,8 @@ def test_the_chosen_has_the_lowest_loss_of_those_measured_that_are_as_accurate(c
     """Search exploits the predictor's errors, so the last word has a measurement."""
     search = cpu.manifest.search
     chosen, least = search["chosen"], search["best_top1"] - search["standard_error"]
-    assert chosen["arch"] == cpu.arch.to_dict()
-    assert cpu.torch_validation == chosen["measured_top1"] >= least
+    assert chosen["arch"] == cpu.members[0].arch.to_dict()
+    assert cpu.members[0].exports.torch_validation == chosen["measured_top1"] >= least
     assert len(search["finalists"]) == 3
     for finalist in search["finalists"]:
         assert finalist["measured_top1"] < least or finalist["measured_loss"] >= chosen["measured_loss"]
@@ -88,9 +89,9 @@ def test_the_same_inputs_give_the_same_bundle_but_for_the_time(cpu, make):
 
 def test_every_bound_of_a_budget_is_kept(make, costs, digits):
     """Each of the four cuts something off here."""
-    budget = Budget(max_flops=450_000, max_params=60_000, max_size_bytes=230_000, max_activation_bytes=13_000)
+    budget = Budget(max_flops=450_000, max_params=60_000, max_size_bytes=230_000, max_memory_bytes=235_000)
     report = make("cpu", budget)
-    genes = encode(digits, [report.arch])
+    genes = encode(digits, [report.members[0].arch])
     assert len(budget.bounds()) == 4
     everything = all_genes(digits)
     for axis, bound in budget.bounds():
@@ -106,7 +107,7 @@ def test_a_latency_budget_is_kept_and_the_prediction_has_its_error(make, run, ta
     finally:
         place.unlink()
     latency = report.manifest.default_subnet.latency["cpu"]
-    assert latency.predicted_ms == pytest.approx(table.predict(digits, report.arch))
+    assert latency.predicted_ms == pytest.approx(table.predict(digits, report.members[0].arch))
     assert latency.predicted_ms <= 0.05
     assert latency.error_ms == pytest.approx(0.02 * latency.predicted_ms)
     assert "predicted" in report.to_text()
@@ -118,17 +119,25 @@ def test_the_report_is_one_json_object_and_a_table(cpu):
     assert plain["subnet"]["flops"] == cpu.manifest.default_subnet.flops
     assert [row["precision"] for row in plain["precisions"]] == ["fp32", "fp16", "trt-int8", "cpu-int8"]
     text = cpu.to_text()
-    for word in ("torch", "fp32", "cpu-int8", "validation", f"{100 * cpu.torch_test:.2f} %", str(cpu.bundle)):
+    for word in (
+        "torch",
+        "fp32",
+        "cpu-int8",
+        "validation",
+        f"{100 * cpu.members[0].exports.torch_test:.2f} %",
+        str(cpu.bundle),
+    ):
         assert word in text
 
 
 def test_precisions_left_out_stand_in_the_table_and_not_in_the_bundle(cpu):
     """The reader of the table must see what is missing and why."""
-    exports = tuple(
+    (member,) = cpu.members
+    entries = tuple(
         replace(entry, why_left_out="loses 9 points") if entry.precision == "cpu-int8" else entry
-        for entry in cpu.exports
+        for entry in member.exports.entries
     )
-    text = replace(cpu, exports=exports).to_text()
+    text = replace(cpu, members=(replace(member, exports=replace(member.exports, entries=entries)),)).to_text()
     row = next(line for line in text.splitlines() if line.startswith("cpu-int8"))
     assert row.endswith("left out")
 
@@ -137,7 +146,7 @@ def test_the_landscape_holds_the_chosen_and_what_it_was_chosen_among(cpu):
     """A picture that does not show the choice explains nothing."""
     view = cpu.landscape
     assert view.chosen_cost == cpu.manifest.default_subnet.flops
-    assert view.chosen_accuracy == cpu.torch_validation
+    assert view.chosen_accuracy == cpu.members[0].exports.torch_validation
     assert view.chosen_cost in np.concatenate([view.finalist_costs, view.sample_costs])
     assert view.bound == 500_000
     assert len(view.sample_costs) == 16

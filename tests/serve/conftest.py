@@ -93,7 +93,7 @@ def make_bundle(
     ):
         root = tmp_path_factory.mktemp("bundles") / folder
         entries = []
-        for subnet, classifier in (("large", tiny), ("small", tiny_small)):
+        for subnet, classifier, top1 in (("large", tiny, 0.75), ("small", tiny_small, 0.5)):
             place = root / "models" / subnet
             place.mkdir(parents=True)
             files = []
@@ -110,7 +110,7 @@ def make_bundle(
                 }[precision]
                 files.append(
                     model_file(
-                        root, f"models/{subnet}/{precision}.onnx", precision=precision, backends=backends, top1=0.5
+                        root, f"models/{subnet}/{precision}.onnx", precision=precision, backends=backends, top1=top1
                     )
                 )
             entries.append(

@@ -319,7 +319,7 @@ def test_many_clients_at_once_get_their_own_answers(running: Running, tiny, imag
 def stalled(make_bundle: Callable[..., Path]) -> Iterator[tuple[Running, threading.Event, list[int]]]:
     """A server of one queue place a batch, whose engine waits at a gate; and the batches it ran."""
     with _running(make_bundle(), ServeOptions(max_batch=2, max_queue_images=2, num_threads=1)) as server:
-        gate, batches, engine = threading.Event(), [], server.service._runner.engine
+        gate, batches, engine = threading.Event(), [], server.service._runner.engines[0]
         infer = engine.infer
 
         def gated(batch_NCHW: np.ndarray) -> np.ndarray:
@@ -348,7 +348,7 @@ def test_full_queue_is_503_with_retry_after_and_accepted_requests_are_answered(s
         first = pool.submit(server.client.post, INFER, json=_json_request(images[:1]))
         _wait_until(lambda: batches == [1])
         second = pool.submit(server.client.post, INFER, json=_json_request(images[:2]))
-        _wait_until(lambda: server.service._runner._waiting_images == 2)
+        _wait_until(lambda: server.service.stats()["queue_images"] == 2)
         refused = server.client.post(INFER, json=_json_request(images[:1]))
         assert refused.status_code == 503
         assert int(refused.headers["Retry-After"]) >= 1
@@ -365,7 +365,7 @@ def test_client_that_hangs_up_while_waiting_costs_nothing(stalled, images):
         _wait_until(lambda: batches == [1])
         with pytest.raises(httpx.ReadTimeout), httpx.Client(base_url=server.url, timeout=0.2) as impatient:
             impatient.post(INFER, json=_json_request(images[:2]))
-        _wait_until(lambda: all(job.answer.cancelled() for job in server.service._runner._waiting))
+        _wait_until(lambda: server.service.stats()["queue_images"] == 0)
         gate.set()
         assert first.result().status_code == 200
         assert server.client.post(INFER, json=_json_request(images[:1])).status_code == 200
@@ -378,7 +378,7 @@ def test_engine_failure_is_a_500_with_its_reason_and_the_server_lives(stalled, i
 
     server, gate, _ = stalled
     gate.set()
-    engine = server.service._runner.engine
+    engine = server.service._runner.engines[0]
     working = engine.infer
 
     def fail(batch_NCHW: np.ndarray) -> np.ndarray:
@@ -395,7 +395,7 @@ def test_error_of_our_own_is_a_500_without_its_inside(stalled, images):
     """A bug must not tell strangers about the machine, and must not end the server."""
     server, gate, _ = stalled
     gate.set()
-    engine = server.service._runner.engine
+    engine = server.service._runner.engines[0]
     working = engine.infer
 
     def break_down(batch_NCHW: np.ndarray) -> np.ndarray:

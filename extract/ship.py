@@ -1,0 +1,120 @@
+"""Export what was chosen, each subnet once however many bundles hold it, and write the bundles.
+
+Relies on ``export.py`` for files that were run and compared, and on ``bundle.py`` for folders that are whole or absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from deps.extract.bundle import Contents, Costs, Member, write_bundle
+from deps.extract.config import ExtractConfig
+from deps.extract.evaluate import Evaluator
+from deps.extract.export import Exports, export_subnet
+from deps.extract.goal import Goal
+from deps.extract.report import ExtractReport, Landscape, plot_png
+from deps.ground.console import Story
+from deps.ground.provenance import provenance
+from deps.ground.units import format_count
+from deps.profile.flops import Cost, count
+from deps.supernet import ArchSpec, SearchSpace
+from deps.supernet.sampling import encode
+from deps.train.run import Run
+
+
+class Shipment:
+    """The exports of one extraction, and the bundles that are made of them."""
+
+    def __init__(self, run: Run, evaluator: Evaluator, config: ExtractConfig, story: Story) -> None:
+        self.run, self.evaluator, self.config, self.story = run, evaluator, config, story
+        self._exports: dict[ArchSpec, Exports] = {}
+
+    @property
+    def space(self) -> SearchSpace:
+        """The search space."""
+        return self.evaluator.supernet.space
+
+    def bundle(
+        self, goal: Goal, archs: list[ArchSpec], search: Mapping[str, Any], landscape: Landscape | None
+    ) -> ExtractReport:
+        """Write the bundle of one goal.
+
+        Args:
+            goal: the target, the budget and the place.
+            archs: the subnets, most accurate first.
+            search: how they were found.
+            landscape: what they were chosen among, where that was measured.
+
+        Raises:
+            ExportError: a graph does not compute what the subnet computes.
+            FileError: the bundle cannot be written.
+        """
+        members = tuple(self._member(goal, arch) for arch in archs)
+        title = f"{members[0].name}, {goal.target.name}"
+        contents = Contents(
+            target=goal.target,
+            space=self.space,
+            members=members,
+            data=self.evaluator.data,
+            search=search,
+            provenance={**provenance(), "source": self._source()},
+            extras={"report/pareto.png": plot_png(landscape, title)} if landscape is not None else {},
+        )
+        manifest = write_bundle(goal.out, contents, self.story)
+        return ExtractReport(
+            bundle=goal.out,
+            run=self.run.folder,
+            manifest=manifest,
+            budget=goal.budget,
+            members=members,
+            landscape=landscape,
+        )
+
+    def _member(self, goal: Goal, arch: ArchSpec) -> Member:
+        cost = count(self.space, arch)
+        name = subnet_name(self.space, arch, cost)
+        if arch not in self._exports:
+            self._exports[arch] = self._exported(arch, name)
+        return Member(
+            name=name,
+            arch=arch,
+            costs=Costs(**cost.to_dict()),
+            exports=self._exports[arch],
+            latency=goal.latency(self.space, arch),
+        )
+
+    def _exported(self, arch: ArchSpec, name: str) -> Exports:
+        metadata = {
+            "deps.subnet": name,
+            "deps.arch": json.dumps(arch.to_dict()),
+            "deps.space": self.space.name,
+            "deps.supernet_sha256": self.evaluator.supernet_sha256,
+        }
+        return export_subnet(
+            self.space,
+            arch,
+            self.evaluator.subnet(arch),
+            self.evaluator.data,
+            self.story,
+            metadata=metadata,
+            max_drop=self.config.max_drop,
+            seed=self.config.seed,
+        )
+
+    def _source(self) -> dict[str, Any]:
+        return {
+            "run": self.run.name,
+            "space": self.space.name,
+            "supernet_sha256": self.evaluator.supernet_sha256,
+            "supernet": self.evaluator.supernet.provenance,
+            "seed": self.config.seed,
+        }
+
+
+def subnet_name(space: SearchSpace, arch: ArchSpec, cost: Cost) -> str:
+    """Return the name of a subnet: its space, its FLOPs, and six digits that tell it from others of as many."""
+    digits = hashlib.sha256(encode(space, [arch]).tobytes()).hexdigest()[:6]
+    return f"{space.name}-{format_count(cost.flops)}-{digits}"
