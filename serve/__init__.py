@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from deps.serve.engines.builder import BuildSettings, build_engine
     from deps.serve.http import create_app
     from deps.serve.manifest import Manifest, model_file, write_manifest
+    from deps.serve.repository import Repository
     from deps.serve.service import ServeOptions, Service
     from deps.serve.targets import Target, get_target, load_targets
 
@@ -25,6 +26,7 @@ _HOMES = {
     "Choice": "choose",
     "Engine": "engines.base",
     "Manifest": "manifest",
+    "Repository": "repository",
     "ServeOptions": "service",
     "Service": "service",
     "Target": "targets",
@@ -44,6 +46,7 @@ __all__ = [
     "Choice",
     "Engine",
     "Manifest",
+    "Repository",
     "ServeOptions",
     "Service",
     "Target",

@@ -64,3 +64,30 @@ def _decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
     if not machine.eof or machine.unused_data:
         raise RefusedError(f"the {encoding} body is cut short or has bytes after its end; expected exactly one stream")
     return plain
+
+
+# Below this, an answer fits into one packet and compressing it only costs time.
+COMPRESS_FROM_BYTES = 1024
+
+
+def accepted_encoding(header: str | None, size_bytes: int) -> str | None:
+    """Return the encoding in which an answer shall be sent, gzip before deflate, or None for as it is.
+
+    Args:
+        header: ``Accept-Encoding`` as it was sent; one with the weight 0 is refused by the client.
+        size_bytes: length of the answer; short ones are not worth it.
+    """
+    if header is None or size_bytes < COMPRESS_FROM_BYTES:
+        return None
+    wanted = set()
+    for part in header.split(","):
+        name, _, weight = part.strip().lower().partition(";")
+        if weight.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000"):
+            wanted.add(name.strip())
+    return next((encoding for encoding in ("gzip", "deflate") if encoding in wanted), None)
+
+
+def compress(body: bytes, encoding: str) -> bytes:
+    """Return an answer compressed, quickly rather than well."""
+    machine = zlib.compressobj(1, zlib.DEFLATED, _WINDOW_BITS[encoding])
+    return machine.compress(body) + machine.flush()

@@ -10,13 +10,16 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from deps.ground.console import Report, Story, add_common_flags, add_version_flag, run_command
+from deps.ground.console import Report, Story, add_common_flags, add_version_flag, require, run_command
 from deps.ground.errors import UnitError
 from deps.ground.units import parse_bytes
 
 if TYPE_CHECKING:
+    from deps.serve.access import Access
+    from deps.serve.grpc_front import GrpcFront
+    from deps.serve.repository import Repository
     from deps.serve.service import ServeOptions
 
 DEFAULT_PORT = 8000
@@ -64,12 +67,20 @@ def _milliseconds(text: str) -> float:
     return value
 
 
+def _pause(text: str) -> float:
+    return 0.0 if text == "0" else _seconds(text)
+
+
 def _batches(text: str) -> list[int]:
     return [_at_least(1)(part.strip()) for part in text.split(",")]
 
 
 def _add_bundle(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that deps-extract wrote")
+    _add_targets(parser)
+
+
+def _add_targets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", help="whose preferences count (default: the bundle's own)")
     parser.add_argument("--targets", type=Path, metavar="FILE", help="TOML file with targets of your own")
 
@@ -94,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="deps-serve",
         description="Serve a bundle over the Open Inference Protocol, or use it without a server.",
         epilog="example: deps-serve bundles/digits --port 8000",
-        usage="deps-serve [-h] [--version] BUNDLE [options]\n       deps-serve {serve,run,build,bench} BUNDLE …",
+        usage="deps-serve [-h] [--version] BUNDLE … [options]\n       deps-serve {serve,run,build,bench} BUNDLE …",
     )
     add_version_flag(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -105,10 +116,29 @@ def build_parser() -> argparse.ArgumentParser:
         description="Answer requests over HTTP until told to stop.",
         epilog="example: deps-serve bundles/digits --port 0",
     )
-    _add_bundle(serve)
+    serve.add_argument("bundles", type=Path, nargs="*", metavar="BUNDLE", help="folder that deps-extract wrote")
+    serve.add_argument("--repository", type=Path, metavar="DIR", help="folder of bundles to serve as well")
+    serve.add_argument(
+        "--load", action="append", metavar="NAME", help="model of --repository to load at the start (default: all)"
+    )
+    serve.add_argument(
+        "--watch",
+        type=_pause,
+        default=1.0,
+        metavar="S",
+        help="look for replaced bundles every S seconds, 0 for never (default: 1)",
+    )
+    _add_targets(serve)
     _add_engine_choice(serve)
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     serve.add_argument("--port", type=_port, default=DEFAULT_PORT, help=f"0 takes a free one (default: {DEFAULT_PORT})")
+    serve.add_argument("--grpc-port", type=_port, metavar="PORT", help="answer gRPC there as well; 0 takes a free one")
+    serve.add_argument("--token", help="what requests must show (better: --token-file, or $DEPS_SERVE_TOKEN)")
+    serve.add_argument("--token-file", type=Path, metavar="FILE", help="file that holds the token")
+    serve.add_argument("--log-format", choices=("text", "json"), default="text", help="of the log (default: text)")
+    serve.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), help="least that is logged (default: info)"
+    )
     serve.add_argument("--max-body", type=_size, metavar="SIZE", help="largest request (default: 32MiB)")
     serve.add_argument("--max-queue", type=_at_least(1), metavar="N", help="most images that may wait (default: 256)")
     serve.add_argument(
@@ -185,32 +215,79 @@ def _options(args: argparse.Namespace) -> ServeOptions:
 
 
 def _serve(args: argparse.Namespace) -> Report | None:
+    from deps.ground.errors import BundleError
+    from deps.serve.access import Access, read_token
     from deps.serve.body import DEFAULT_MAX_BODY_BYTES
     from deps.serve.http import create_app
+    from deps.serve.logs import set_up_logs
+    from deps.serve.repository import Repository
     from deps.serve.server import is_loopback, listen, run_server, url_of
-    from deps.serve.service import Service
 
     story = Story.from_args(args)
-    bound = listen(args.host, args.port)
-    with bound:
-        service = Service.open(args.bundle, _options(args))
-        app = create_app(service, max_body_bytes=args.max_body or DEFAULT_MAX_BODY_BYTES)
+    set_up_logs(args.log_level or ("error" if args.quiet else "info"), args.log_format)
+    if not args.bundles and args.repository is None:
+        raise BundleError("there is nothing to serve; expected a BUNDLE or --repository DIR; name one")
+    is_open = not is_loopback(args.host)
+    token = read_token(args.token, args.token_file)
+    access = Access(token=token, may_control=token is not None or not is_open)
+    max_body_bytes = args.max_body or DEFAULT_MAX_BODY_BYTES
+    with listen(args.host, args.port) as bound:
+        repository = Repository.open(args.bundles, root=args.repository, load=args.load, options=_options(args))
+        fronts = _grpc_fronts(args, repository, access, max_body_bytes)
+        app = create_app(
+            repository, access=access, max_body_bytes=max_body_bytes, watch_s=args.watch or None, beside=fronts
+        )
 
         def announce() -> None:
-            if not is_loopback(args.host):
+            if is_open and token is None:
                 story.warn(
-                    f"anyone who reaches {args.host} can use this server; expected 127.0.0.1, or a fence around it"
+                    f"anyone who reaches {args.host} can use this server; expected --token-file FILE, 127.0.0.1, "
+                    "or a fence around it"
                 )
-            for member in service.subnets:
-                story.say(f"{service.manifest.name}, subnet {member.name}, on {member.choice}")
-            story.say(f"serving at {url_of(bound)}/v2/models/{service.manifest.name} (Ctrl-C stops)")
+            facts: dict[str, Any] = {"url": url_of(bound), **_told(repository, story)}
+            for model in facts["models"]:
+                story.say(f"serving at {url_of(bound)}/v2/models/{model} (Ctrl-C stops)")
+            if fronts:
+                facts["grpc"] = f"{args.host}:{fronts[0].port}"
+                story.say(f"serving gRPC at {facts['grpc']}")
             if args.json:
-                facts = {"url": url_of(bound), "model": service.manifest.name, **service.by.parameters()}
-                print(json.dumps(facts | {"reason": service.choice.reason}), flush=True)
+                print(json.dumps(facts), flush=True)
 
-        run_server(app, service, bound, announce)
+        run_server(app, repository, bound, announce)
         story.say("stopped; every accepted request was answered")
     return None
+
+
+def _grpc_fronts(
+    args: argparse.Namespace, repository: Repository, access: Access, max_body_bytes: int
+) -> list[GrpcFront]:
+    if args.grpc_port is None:
+        return []
+    require("grpc", "grpc")
+    require("google.protobuf", "grpc")
+    from deps.serve.grpc_front import GrpcFront
+    from deps.serve.server import listen
+
+    # Found out now rather than when the models serve already; gRPC binds the port itself.
+    with listen(args.host, args.grpc_port) as bound:
+        host, port = bound.getsockname()[:2]
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return [GrpcFront(repository, address, access=access, max_body_bytes=max_body_bytes)]
+
+
+def _told(repository: Repository, story: Story) -> dict[str, Any]:
+    """Say what runs each model, and return the facts of the first, with the names of all."""
+    facts: dict[str, Any] = {}
+    models = []
+    for model in repository.models.values():
+        if model.loaded is None:
+            continue
+        service = model.loaded.service
+        for member in service.subnets:
+            story.say(f"{model.name}, subnet {member.name}, on {member.choice}")
+        facts = facts or {"model": model.name, **service.by.parameters(), "reason": service.choice.reason}
+        models.append(model.name)
+    return {**facts, "models": models}
 
 
 def _run(args: argparse.Namespace) -> Report:

@@ -1,4 +1,4 @@
-"""The web's side: routes, headers and statuses around a ``Service``; every error is ``{"error": "…"}``.
+"""The web's side: routes, headers and statuses around a repository of models; every error is ``{"error": "…"}``.
 
 Relies on Starlette for routing alone. Answers ``/v2/…`` with and without a slash at the end, since clients send both.
 """
@@ -7,32 +7,47 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deps.ground.console import deps_version
 from deps.ground.errors import DepsError
+from deps.serve.access import Access
 from deps.serve.answers import InferAnswer, encode_infer, json_bytes
-from deps.serve.body import DEFAULT_MAX_BODY_BYTES, read_body
+from deps.serve.body import DEFAULT_MAX_BODY_BYTES, accepted_encoding, compress, read_body
 from deps.serve.descriptions import model_metadata, server_metadata
 from deps.serve.images import image_from_bytes
-from deps.serve.protocol import HEADER_LENGTH, MODEL_VERSION, parse_infer
+from deps.serve.metrics import CONTENT_TYPE, metrics_text
+from deps.serve.models import Asking, Loaded, Served
+from deps.serve.openapi import openapi
+from deps.serve.protocol import (
+    HEADER_LENGTH,
+    MODEL_VERSION,
+    TIMEOUT_HEADER,
+    InferRequest,
+    parse_control,
+    parse_infer,
+    parse_timeout_header,
+)
 from deps.serve.ranking import top_classes
-from deps.serve.refusals import RefusedError
-from deps.serve.service import Service
-from deps.serve.signature import signatures
+from deps.serve.refusals import ClientGoneError, RefusedError
+from deps.serve.repository import Repository
 
 T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 PICTURE_TYPES = ("image/jpeg", "image/png")
 DEFAULT_TOP = 5
+MAX_HEADER_BYTES = 32 * 1024
 
 # Above this, parsing takes long enough that other requests should not wait for it.
 PARSE_ASIDE_BYTES = 1 << 16
@@ -41,17 +56,41 @@ PARSE_ASIDE_BYTES = 1 << 16
 CLIENT_CLOSED_REQUEST = 499
 
 
-def create_app(service: Service, *, max_body_bytes: int = DEFAULT_MAX_BODY_BYTES) -> Starlette:
-    """Return the ASGI application of one service; it closes the service when it ends."""
-    api = _Api(service, max_body_bytes)
+def create_app(
+    repository: Repository,
+    *,
+    access: Access | None = None,
+    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+    watch_s: float | None = None,
+    beside: Sequence[contextlib.AbstractAsyncContextManager[object]] = (),
+) -> Starlette:
+    """Return the ASGI application of a repository; it closes the repository when it ends.
+
+    Args:
+        repository: the models.
+        access: who may ask; everybody when None.
+        max_body_bytes: limit for a request's body, also after decompression.
+        watch_s: seconds between two looks for replaced bundles; None does not look.
+        beside: what serves as long as the application does, such as gRPC.
+    """
+    access = access or Access()
+    api = _Api(repository, access, max_body_bytes)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        yield
-        await asyncio.to_thread(service.close)
+        watching = None if watch_s is None else asyncio.create_task(repository.watch(watch_s))
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(repository.close)
+            for server in beside:
+                await stack.enter_async_context(server)
+            yield
+            repository.begin_drain()
+            if watching is not None:
+                watching.cancel()
 
     model = "/v2/models/{name}"
     version = model + "/versions/{version}"
+    control = "/v2/repository/models/{name}"
     # Routes are tried in order, so the ones that carry the load stand first.
     routes = [
         *_routes("POST", [f"{model}/infer", f"{version}/infer"], api.infer),
@@ -59,17 +98,25 @@ def create_app(service: Service, *, max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
         *_routes("GET", ["/v2"], api.server),
         *_routes("GET", ["/v2/health/live"], api.live),
         *_routes("GET", ["/v2/health/ready"], api.ready),
+        *_routes("GET", ["/v2/models/stats"], api.all_statistics),
         *_routes("GET", [model, version], api.model),
         *_routes("GET", [f"{model}/ready", f"{version}/ready"], api.model_ready),
+        *_routes("GET", [f"{model}/config", f"{version}/config"], api.config),
+        *_routes("GET", [f"{model}/stats", f"{version}/stats"], api.statistics),
         *_routes("POST", ["/v2/repository/index"], api.index),
+        *_routes("POST", [f"{control}/load"], api.load),
+        *_routes("POST", [f"{control}/unload"], api.unload),
+        *_routes("GET", ["/metrics"], api.metrics),
+        *_routes("GET", ["/openapi.json"], api.openapi),
     ]
     app = Starlette(
         routes=routes,
         lifespan=lifespan,
+        middleware=[Middleware(_Gate, access=access)],
         exception_handlers={
             RefusedError: _refused,
             HTTPException: _no_such_page,
-            ClientDisconnect: _client_gone,
+            ClientGoneError: _client_gone,
             DepsError: _failed,
             Exception: _broken,
         },
@@ -82,22 +129,28 @@ def _routes(method: str, paths: list[str], endpoint: Endpoint) -> list[Route]:
     return [Route(path + slash, endpoint, methods=[method]) for path in paths for slash in ("", "/")]
 
 
-def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(json_bytes(value), status, headers, media_type="application/json")
 
 
-def _error(message: str, status: int, headers: dict[str, str] | None = None) -> Response:
+def _error(message: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
     return _json({"error": message}, status, headers)
+
+
+def _refusal(error: RefusedError) -> Response:
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.status in (413, 431):
+        headers["Connection"] = "close"  # the rest of the request is not wanted
+    return _error(str(error), error.status, headers)
 
 
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, RefusedError)
-    headers = {}
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(error.retry_after_s)
-    if error.status == 413:
-        headers["Connection"] = "close"  # the rest of the body is not wanted
-    return _error(str(error), error.status, headers)
+    return _refusal(error)
 
 
 async def _no_such_page(request: Request, error: Exception) -> Response:
@@ -125,12 +178,49 @@ async def _broken(_: Request, error: Exception) -> Response:
     return _error(message, 500, {"Connection": "close"})
 
 
+class _Gate:
+    """Turns away what must not reach any route: too much in the headers, strangers, pages of other sites."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (refusal := self._look(scope)) is not None:
+            await refusal(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _look(self, scope: Scope) -> Response | None:
+        size = 0
+        found: dict[bytes, str] = {}
+        for name, value in scope["headers"]:
+            size += len(name) + len(value)
+            if name in (b"authorization", b"origin", b"host"):
+                found[name] = value.decode("latin-1")
+        try:
+            if size > MAX_HEADER_BYTES:
+                raise RefusedError(
+                    f"the headers hold {size} bytes; expected at most {MAX_HEADER_BYTES}; send less of them", status=431
+                )
+            self._access.check(
+                scope["path"],
+                scope["method"],
+                authorization=found.get(b"authorization"),
+                origin=found.get(b"origin"),
+                host=found.get(b"host"),
+            )
+        except RefusedError as error:
+            return _refusal(error)
+        return None
+
+
 class _Api:
     """One method an endpoint."""
 
-    def __init__(self, service: Service, max_body_bytes: int) -> None:
-        self._service = service
-        self._signature = signatures(service.manifest)[0]
+    def __init__(self, repository: Repository, access: Access, max_body_bytes: int) -> None:
+        self._repository = repository
+        self._access = access
         self._max_body_bytes = max_body_bytes
 
     async def server(self, _: Request) -> Response:
@@ -140,90 +230,151 @@ class _Api:
         return Response(status_code=200)
 
     async def ready(self, _: Request) -> Response:
-        return Response(status_code=200 if self._service.is_ready else 503)
+        return Response(status_code=200 if self._repository.is_ready else 503)
 
     async def model(self, request: Request) -> Response:
-        self._check_model(request)
-        return _json(model_metadata(self._signature, self._service.choice.backend))
+        served = self._served(request)
+        with served.lease() as loaded:
+            return _json(model_metadata(loaded.signatures[served.takes_raw], loaded.service.choice.backend))
 
     async def model_ready(self, request: Request) -> Response:
         try:
-            self._check_model(request)
+            is_ready = self._repository.is_model_ready(self._served(request))
         except RefusedError as error:
             return Response(status_code=error.status)
-        return await self.ready(request)
+        return Response(status_code=200 if is_ready else 503)
+
+    async def config(self, request: Request) -> Response:
+        return _json(self._repository.config(self._served(request)))
+
+    async def statistics(self, request: Request) -> Response:
+        return _json(self._repository.statistics([self._served(request)]))
+
+    async def all_statistics(self, _: Request) -> Response:
+        return _json(self._repository.statistics(self._repository.served.values()))
 
     async def index(self, request: Request) -> Response:
-        await self._body(request)
-        state, reason = ("READY", "") if self._service.is_ready else ("UNAVAILABLE", "the server is shutting down")
-        entry = {"name": self._service.manifest.name, "version": MODEL_VERSION, "state": state, "reason": reason}
-        return _json([entry])
+        asked = parse_control(await self._body(request), {"ready": bool, "repository_name": str})
+        await self._repository.look_again()
+        return _json(self._repository.index(only_ready=asked.get("ready", False)))
+
+    async def load(self, request: Request) -> Response:
+        self._access.check_control()
+        parse_control(await self._body(request), {})
+        await self._repository.load(request.path_params["name"])
+        return Response(status_code=200)
+
+    async def unload(self, request: Request) -> Response:
+        self._access.check_control()
+        parse_control(await self._body(request), {}, parameters={"unload_dependents": bool})
+        await self._repository.unload(request.path_params["name"])
+        return Response(status_code=200)
+
+    async def metrics(self, _: Request) -> Response:
+        return Response(metrics_text(self._repository), headers={"Content-Type": CONTENT_TYPE})
+
+    async def openapi(self, _: Request) -> Response:
+        return _json(openapi(self._repository, needs_token=self._access.token is not None))
 
     async def infer(self, request: Request) -> Response:
-        self._check_model(request)
-        body = await self._body(request)
-        answer = await _unless_gone(request, self._infer(body, request.headers.get(HEADER_LENGTH)))
-        if answer.json_length is None:
-            return Response(answer.body, media_type="application/json")
-        headers = {HEADER_LENGTH: str(answer.json_length)}
-        return Response(answer.body, headers=headers, media_type="application/octet-stream")
+        arrived = time.monotonic()
+        served = self._served(request)
+        with served.asking(arrived) as asking, served.lease() as loaded:
+            timeout_s = parse_timeout_header(request.headers.get(TIMEOUT_HEADER))
+            body = await self._body(request)
+            header_length = request.headers.get(HEADER_LENGTH)
+            answer = await _unless_gone(request, self._infer(served, loaded, asking, body, header_length, timeout_s))
+        headers, media_type = {}, "application/json"
+        if answer.json_length is not None:
+            headers, media_type = {HEADER_LENGTH: str(answer.json_length)}, "application/octet-stream"
+        return await _compressed(request, answer.body, headers, media_type)
+
+    async def _infer(
+        self, served: Served, loaded: Loaded, asking: Asking, body: bytes, header_length: str | None, timeout_s: float
+    ) -> InferAnswer:
+        signature = loaded.signatures[served.takes_raw]
+        asked: InferRequest
+        if len(body) > PARSE_ASIDE_BYTES and header_length is None:
+            asked = await asyncio.to_thread(parse_infer, body, None, signature)
+        else:
+            asked = parse_infer(body, header_length, signature)
+        computed = await loaded.service.infer(
+            asked.images,
+            arrival=asking.arrived,
+            timeout_s=min(timeout_s, asked.timeout_s),
+            subnet=asked.subnet,
+        )
+        answer = encode_infer(asked, computed, signature)
+        asking.answered(len(asked.images), computed)
+        return answer
 
     async def classify(self, request: Request) -> Response:
-        self._check_model(request)
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind not in PICTURE_TYPES:
-            shown = kind or "missing"
-            raise RefusedError(
-                f"Content-Type is {shown}; expected {' or '.join(PICTURE_TYPES)}; convert it", status=415
-            )
-        top = request.query_params.get("top", str(DEFAULT_TOP))
-        classes = self._service.manifest.output.classes
-        if not (top.isascii() and top.isdigit()) or not 1 <= len(top) <= 6 or int(top) < 1:
-            raise RefusedError(f"top is {top[:20]!r}; expected a whole number from 1 to {classes}, as in ?top=3")
-        body = await self._body(request)
-        return _json(await _unless_gone(request, self._classify(body, min(int(top), classes))))
+        arrived = time.monotonic()
+        served = self._served(request)
+        with served.asking(arrived) as asking, served.lease() as loaded:
+            timeout_s = parse_timeout_header(request.headers.get(TIMEOUT_HEADER))
+            _check_picture_type(request.headers.get("content-type", ""))
+            classes = loaded.service.manifest.output.classes
+            count = _count_of_classes(request.query_params.get("top", str(DEFAULT_TOP)), classes)
+            body = await self._body(request)
+            answer = await _unless_gone(request, self._classify(served, loaded, asking, body, count, timeout_s))
+        return _json(answer)
 
-    async def _infer(self, body: bytes, header_length: str | None) -> InferAnswer:
-        if len(body) > PARSE_ASIDE_BYTES and header_length is None:
-            asked = await asyncio.to_thread(parse_infer, body, None, self._signature)
-        else:
-            asked = parse_infer(body, header_length, self._signature)
-        computed = await self._service.infer(asked.images, timeout_s=asked.timeout_s)
-        return encode_infer(asked, computed, self._signature)
-
-    async def _classify(self, content: bytes, count: int) -> dict[str, Any]:
-        manifest = self._service.manifest
+    async def _classify(
+        self, served: Served, loaded: Loaded, asking: Asking, content: bytes, count: int, timeout_s: float
+    ) -> dict[str, Any]:
+        manifest = loaded.service.manifest
         image_CHW = await asyncio.to_thread(image_from_bytes, content, manifest.input)
-        computed = await self._service.infer(image_CHW[None])
+        computed = await loaded.service.infer(image_CHW[None], arrival=asking.arrived, timeout_s=timeout_s)
+        asking.answered(1, computed)
         return {
-            "model_name": manifest.name,
+            "model_name": served.name,
             "model_version": MODEL_VERSION,
             "parameters": computed.by.parameters(),
             "classes": [entry.to_dict() for entry in top_classes(computed.logits[0], manifest.labels, count)],
         }
 
-    def _check_model(self, request: Request) -> None:
-        name, version = request.path_params["name"], request.path_params.get("version", MODEL_VERSION)
-        served = self._service.manifest.name
-        if name != served:
-            raise RefusedError(f"there is no model {name!r}; expected {served!r}; see /v2/repository/index", status=404)
-        if version != MODEL_VERSION:
-            raise RefusedError(f"model {name!r} has no version {version!r}; expected {MODEL_VERSION!r}", status=404)
+    def _served(self, request: Request) -> Served:
+        return self._repository.find(request.path_params["name"], request.path_params.get("version"))
 
     async def _body(self, request: Request) -> bytes:
-        return await read_body(
-            request.stream(),
-            max_bytes=self._max_body_bytes,
-            content_length=request.headers.get("content-length"),
-            content_encoding=request.headers.get("content-encoding"),
-        )
+        try:
+            return await read_body(
+                request.stream(),
+                max_bytes=self._max_body_bytes,
+                content_length=request.headers.get("content-length"),
+                content_encoding=request.headers.get("content-encoding"),
+            )
+        except ClientDisconnect as error:
+            raise ClientGoneError from error
+
+
+def _check_picture_type(content_type: str) -> None:
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in PICTURE_TYPES:
+        shown = kind or "missing"
+        raise RefusedError(f"Content-Type is {shown}; expected {' or '.join(PICTURE_TYPES)}; convert it", status=415)
+
+
+def _count_of_classes(top: str, classes: int) -> int:
+    if not (top.isascii() and top.isdigit()) or not 1 <= len(top) <= 6 or int(top) < 1:
+        raise RefusedError(f"top is {top[:20]!r}; expected a whole number from 1 to {classes}, as in ?top=3")
+    return min(int(top), classes)
+
+
+async def _compressed(request: Request, body: bytes, headers: dict[str, str], media_type: str) -> Response:
+    encoding = accepted_encoding(request.headers.get("accept-encoding"), len(body))
+    if encoding is not None:
+        body = await asyncio.to_thread(compress, body, encoding)
+        headers = {**headers, "Content-Encoding": encoding, "Vary": "Accept-Encoding"}
+    return Response(body, headers=headers, media_type=media_type)
 
 
 async def _unless_gone(request: Request, answering: Coroutine[Any, Any, T]) -> T:
     """Return the answer, unless the client hangs up first: then the work is cancelled, and costs nothing if not begun.
 
     Raises:
-        ClientDisconnect: the client is gone.
+        ClientGoneError: the client is gone.
     """
     answer = asyncio.ensure_future(answering)
     # The body was read to its end, so the next message can only be that the client is gone.
@@ -233,6 +384,6 @@ async def _unless_gone(request: Request, answering: Coroutine[Any, Any, T]) -> T
         if answer.done():
             return answer.result()
         answer.cancel()
-        raise ClientDisconnect
+        raise ClientGoneError
     finally:
         gone.cancel()

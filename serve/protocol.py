@@ -59,6 +59,9 @@ class InferRequest:
     timeout_s: float = math.inf
     """How long after its arrival the answer is of use."""
 
+    subnet: str | None = None
+    """The one subnet that shall answer; None leaves the choice."""
+
 
 @dataclass(slots=True)
 class _Fields:
@@ -73,7 +76,8 @@ class _Fields:
             refuse(f"{self.where} is {shown(self.value)}; expected a JSON object")
         for key in self.value:
             if key not in self.known:
-                refuse(f"{self.where} has the unknown key {key!r}; expected some of {', '.join(self.known)}")
+                known = ", ".join(self.known) or "none"
+                refuse(f"{self.where} has the unknown key {key!r}; expected some of {known}")
 
     def text(self, key: str) -> str:
         value = self.value.get(key)
@@ -191,12 +195,45 @@ def read_infer(value: Any, rest: bytes | memoryview, signature: Signature) -> In
     """
     request = _Fields(value, "request", ("id", "parameters", "inputs", "outputs"))
     parameters = request.parameters()
+    subnet = parameters.get("subnet")
+    if subnet is not None and not isinstance(subnet, str):
+        refuse(f"request.parameters.subnet is {shown(subnet)}; expected the name of a subnet")
     return InferRequest(
         images=_read_input(request.value.get("inputs"), rest, signature),
         output=_read_output(request.value.get("outputs"), parameters, signature),
         id=request.text("id") if "id" in request.value else None,
         timeout_s=_read_timeout(parameters),
+        subnet=subnet,
     )
+
+
+def parse_control(
+    body: bytes, known: Mapping[str, type], *, parameters: Mapping[str, type] | None = None
+) -> dict[str, Any]:
+    """Understand what is said beside the name when models are listed, loaded or unloaded; an empty body says nothing.
+
+    Args:
+        body: the whole body, decompressed.
+        known: keys with the types of their values.
+        parameters: keys that the object ``parameters`` may hold, with the types of their values.
+
+    Returns:
+        The values of the known keys that were given.
+
+    Raises:
+        RefusedError: no JSON object, an unknown key, or a value of another type; 400.
+    """
+    if not body:
+        return {}
+    where = "the request"
+    said = _Fields(parse_json(body, "an object or nothing"), where, (*known, "parameters")).value
+    free = said.pop("parameters", {})
+    inner = _Fields(free, f"{where}.parameters", tuple(parameters or ())).value
+    for place, values, types in ((where, said, known), (f"{where}.parameters", inner, parameters or {})):
+        for key, value in values.items():
+            if type(value) is not types[key]:
+                refuse(f"{place}.{key} is {shown(value)}; expected {types[key].__name__}")
+    return said
 
 
 def _read_timeout(parameters: Mapping[str, Any]) -> float:

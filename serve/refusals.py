@@ -18,3 +18,7 @@ class RefusedError(RequestError):
 
         self.retry_after_s = retry_after_s
         """Whole seconds after which trying again makes sense; None when it does not."""
+
+
+class ClientGoneError(Exception):
+    """The client hung up before its answer was there; nobody is told."""

@@ -6,7 +6,6 @@ Relies on uvicorn for HTTP, with httptools and uvloop where they are installed.
 from __future__ import annotations
 
 import ipaddress
-import logging
 import signal
 import socket
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from deps.ground.errors import AddressError
-from deps.serve.service import Service
+from deps.serve.repository import Repository
 
 # Longest wait for requests under way once the server was told to stop.
 DRAIN_S = 30
@@ -69,9 +68,9 @@ def url_of(bound: socket.socket) -> str:
 class _DrainingServer(uvicorn.Server):
     """Tells when it answers, and turns readiness off the moment a signal arrives, before anything closes."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, announce: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, repository: Repository, announce: Callable[[], None]) -> None:
         super().__init__(config)
-        self._service = service
+        self._repository = repository
         self._announce = announce
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -79,29 +78,28 @@ class _DrainingServer(uvicorn.Server):
         self._announce()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._service.begin_drain()
+        self._repository.begin_drain()
         super().handle_exit(sig, frame)
 
 
-def run_server(app: Starlette, service: Service, bound: socket.socket, announce: Callable[[], None]) -> None:
+def run_server(app: Starlette, repository: Repository, bound: socket.socket, announce: Callable[[], None]) -> None:
     """Serve until SIGTERM, which ends this function, or Ctrl-C, which also raises.
 
     Args:
-        app: what ``create_app`` made of the service.
-        service: told when to drain.
+        app: what ``create_app`` made of the repository.
+        repository: told when to drain.
         bound: where to listen.
         announce: called once requests are answered and signals are heeded.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, after every accepted request was answered.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=DRAIN_S, server_header=False
     )
     # uvicorn raises the signal again once it is done; a SIGTERM that was obeyed is a success and no reason to die of.
     previous = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        _DrainingServer(config, service, announce).run(sockets=[bound])
+        _DrainingServer(config, repository, announce).run(sockets=[bound])
     finally:
         signal.signal(signal.SIGTERM, previous)

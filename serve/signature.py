@@ -1,7 +1,7 @@
 """The signature of a served model: names, datatypes and shapes of its one input and its one output.
 
-Relies on the manifest. A bundle that carries the raw-pixel graph has two: the one of its models, and one that takes
-pixels as they are (``NAME-uint8``); both lead to the same subnets.
+Relies on the manifest. Every bundle has two: the one of its models, which take normalised numbers, and ``NAME-uint8``,
+which takes pixels as they are, a quarter of the bytes; both lead to the same subnets.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from deps.serve.manifest import Manifest
 
 RAW_SUFFIX = "-uint8"
+RAW_INPUT_NAME = "image"
 
 _DTYPES: dict[str, npt.DTypeLike] = {"FP32": "<f4", "UINT8": "u1"}
 
@@ -70,12 +71,10 @@ class Signature:
         return self.input.datatype == "UINT8"
 
 
-def signatures(manifest: Manifest) -> tuple[Signature, ...]:
-    """Return what a bundle answers to: always its own name, and ``NAME-uint8`` when it carries the raw-pixel graph."""
+def signatures(manifest: Manifest) -> tuple[Signature, Signature]:
+    """Return what a bundle answers to: its own name with normalised numbers, and ``NAME-uint8`` with pixels."""
     taken, given, raw = manifest.input, manifest.output, manifest.raw_input
     output = TensorSpec(given.name, given.datatype, (given.classes,))
     own = Signature(manifest.name, TensorSpec(taken.name, taken.datatype, taken.shape), output, manifest.labels)
-    if raw is None:
-        return (own,)
-    pixels = TensorSpec(raw.name, raw.datatype, taken.shape)
-    return (own, Signature(manifest.name + RAW_SUFFIX, pixels, output, manifest.labels))
+    pixels = TensorSpec(RAW_INPUT_NAME if raw is None else raw.name, "UINT8", taken.shape)
+    return own, Signature(manifest.name + RAW_SUFFIX, pixels, output, manifest.labels)

@@ -1,7 +1,6 @@
 """What one served model has done: requests, batches, times; statistics and metrics are both written from it.
 
-Relies on every method being called from one thread, or on counts that differ by a few at the moment they are read: the
-engine's thread tells of batches, the event loop of requests, and no number is written by both.
+Relies on one event loop calling every method. What the engines did is counted by the runner and only added here.
 """
 
 from __future__ import annotations
@@ -9,15 +8,12 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Upper bounds of the latency histograms: a fast subnet on a GPU answers in less than a millisecond."""
-
-BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
-"""Upper bounds of the batch histogram, the sizes for which engines keep graphs."""
 
 
 @dataclass(slots=True)
@@ -48,18 +44,10 @@ class Histogram:
     def __post_init__(self) -> None:
         self.counts = [0] * (len(self.bounds) + 1)
 
-    def observe(self, value: float) -> None:
-        """Count one observation; a value that equals a bound lies under it."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
-
-
-@dataclass(slots=True)
-class BatchTally:
-    """Batches of one size."""
-
-    count: int = 0
-    infer_ns: int = 0
+    def observe(self, value: float, times: int = 1) -> None:
+        """Count observations of one value; a value that equals a bound lies under it."""
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.sum += value * times
 
 
 class ModelStatistics:
@@ -73,10 +61,8 @@ class ModelStatistics:
         self.compute = Tally()
         self.images = 0
         self.last_inference_ms = 0
-        self.batches: dict[int, BatchTally] = {}
         self.latency = Histogram(LATENCY_BUCKETS_S)
         self.waiting = Histogram(LATENCY_BUCKETS_S)
-        self.batch_images = Histogram(tuple(float(bound) for bound in BATCH_BUCKETS))
         self.subnets: Counter[tuple[str, str]] = Counter()
         self.refusals: Counter[int] = Counter()
         self.errors = 0
@@ -118,25 +104,21 @@ class ModelStatistics:
         """Count a client that did not wait."""
         self.cancelled += 1
 
-    def ran(self, images: int, seconds: float) -> None:
-        """Count one call of the engine; told by the engine's thread."""
-        batch = self.batches.get(images)
-        if batch is None:
-            batch = self.batches[images] = BatchTally()
-        batch.count += 1
-        batch.infer_ns += round(seconds * 1e9)
-        self.batch_images.observe(images)
+    def to_dict(self, name: str, version: str, batches: Mapping[int, tuple[int, float]]) -> dict[str, Any]:
+        """Return the statistics of one model as Triton's clients read them; perf_analyzer subtracts two of them.
 
-    def to_dict(self, name: str, version: str) -> dict[str, Any]:
-        """Return the statistics of one model as Triton's clients read them; perf_analyzer subtracts two of them."""
+        Args:
+            name: the model's.
+            version: the model's.
+            batches: by images in a batch, how many such batches the engines ran, and their seconds.
+        """
         none = Tally().to_dict()
-        batches = sorted(self.batches.items())
         return {
             "name": name,
             "version": version,
             "last_inference": self.last_inference_ms,
             "inference_count": self.images,
-            "execution_count": sum(batch.count for _, batch in batches),
+            "execution_count": sum(count for count, _ in batches.values()),
             "inference_stats": {
                 "success": self.success.to_dict(),
                 "fail": self.failed.to_dict(),
@@ -151,11 +133,11 @@ class ModelStatistics:
             "batch_stats": [
                 {
                     "batch_size": images,
-                    "compute_input": {"count": batch.count, "ns": 0},
-                    "compute_infer": {"count": batch.count, "ns": batch.infer_ns},
-                    "compute_output": {"count": batch.count, "ns": 0},
+                    "compute_input": {"count": count, "ns": 0},
+                    "compute_infer": {"count": count, "ns": round(seconds * 1e9)},
+                    "compute_output": {"count": count, "ns": 0},
                 }
-                for images, batch in batches
+                for images, (count, seconds) in sorted(batches.items())
             ],
             "memory_usage": [],
         }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import gzip
 import io
 import json
@@ -14,71 +13,39 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 
-from deps.serve.http import create_app
-from deps.serve.server import listen, url_of
-from deps.serve.service import ServeOptions, Service
+from deps.serve.access import Access
+from deps.serve.service import ServeOptions
+from running import MAX_BODY_BYTES, Running, running
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # gevent warns about its own internals when it is imported
     import tritonclient.http as triton
+    import tritonclient.http.aio as triton_aio
 
-MAX_BODY_BYTES = 200_000
 INFER = "/v2/models/tiny/infer"
 
 
-@dataclass(frozen=True)
-class Running:
-    """A server in this process, on a port of its own."""
-
-    url: str
-    service: Service
-    client: httpx.Client
-
-
-@contextlib.contextmanager
-def _running(bundle: Path, options: ServeOptions) -> Iterator[Running]:
-    bound = listen("127.0.0.1", 0)
-    service = Service.open(bundle, options)
-    app = create_app(service, max_body_bytes=MAX_BODY_BYTES)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
-    thread.start()
-    try:
-        with httpx.Client(base_url=url_of(bound), timeout=20) as client:
-            while not server.started:
-                time.sleep(0.005)
-            yield Running(url_of(bound), service, client)
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        bound.close()
-    assert not thread.is_alive()
-    assert not service.is_ready
-
-
 @pytest.fixture(scope="module")
-def running(make_bundle: Callable[..., Path]) -> Iterator[Running]:
-    with _running(make_bundle(), ServeOptions(max_batch=4, num_threads=1)) as server:
+def server(make_bundle: Callable[..., Path]) -> Iterator[Running]:
+    with running(make_bundle(), options=ServeOptions(subnet="large", max_batch=4, num_threads=1)) as server:
         yield server
 
 
 @pytest.fixture
-def client(running: Running) -> httpx.Client:
-    return running.client
+def client(server: Running) -> httpx.Client:
+    return server.client
 
 
 @pytest.fixture(scope="module")
-def triton_client(running: Running) -> Iterator[triton.InferenceServerClient]:
-    with triton.InferenceServerClient(running.url.removeprefix("http://"), concurrency=4) as client:
+def triton_client(server: Running) -> Iterator[triton.InferenceServerClient]:
+    with triton.InferenceServerClient(server.url.removeprefix("http://"), concurrency=4) as client:
         yield client
 
 
@@ -135,8 +102,76 @@ def test_nvidias_client_reads_health_and_metadata(triton_client):
     assert not triton_client.is_model_ready("tiny", "2")
     assert "binary_tensor_data" in triton_client.get_server_metadata()["extensions"]
     assert triton_client.get_model_metadata("tiny")["inputs"][0]["shape"] == [-1, 1, 8, 8]
-    (entry,) = triton_client.get_model_repository_index()
-    assert (entry["name"], entry["version"], entry["state"]) == ("tiny", "1", "READY")
+    entries = triton_client.get_model_repository_index()
+    assert [(entry["name"], entry["version"], entry["state"]) for entry in entries] == [
+        ("tiny", "1", "READY"),
+        ("tiny-uint8", "1", "READY"),
+    ]
+
+
+def test_nvidias_client_reads_configuration_and_statistics(triton_client, images):
+    """What its example programs and perf_analyzer ask for before they send anything."""
+    config = triton_client.get_model_config("tiny")
+    assert (config["max_batch_size"], config["input"][0]["dims"]) == (4, [1, 8, 8])
+    assert config["parameters"]["precision"] == {"string_value": "fp32"}
+    (before,) = triton_client.get_inference_statistics("tiny")["model_stats"]
+    tensor = triton.InferInput("input", list(images.shape), "FP32")
+    tensor.set_data_from_numpy(images)
+    triton_client.infer("tiny", [tensor])
+    (after,) = triton_client.get_inference_statistics("tiny", "1")["model_stats"]
+    assert after["inference_count"] - before["inference_count"] == len(images)
+    assert after["execution_count"] > before["execution_count"]
+    assert after["inference_stats"]["success"]["count"] - before["inference_stats"]["success"]["count"] == 1
+    assert len(triton_client.get_inference_statistics()["model_stats"]) == 2
+
+
+@pytest.mark.parametrize("compression", ["gzip", "deflate"])
+@pytest.mark.parametrize("wants_binary", [False, True])
+def test_nvidias_client_reads_compressed_answers(triton_client, tiny, compression: str, wants_binary: bool):
+    """Long answers are compressed for those who ask; the length of the JSON counts before compression."""
+    images = np.random.default_rng(5).normal(size=(40, 1, 8, 8)).astype(np.float32)
+    tensor = triton.InferInput("input", list(images.shape), "FP32")
+    tensor.set_data_from_numpy(images)
+    answer = triton_client.infer(
+        "tiny",
+        [tensor],
+        outputs=[triton.InferRequestedOutput("logits", binary_data=wants_binary)],
+        response_compression_algorithm=compression,
+    )
+    np.testing.assert_allclose(answer.as_numpy("logits"), tiny.logits(images), rtol=1e-4, atol=1e-4)
+
+
+def test_nvidias_asynchronous_client_gets_the_right_logits(server: Running, tiny, images):
+    """The other of its two HTTP clients, on aiohttp."""
+
+    async def ask() -> np.ndarray:
+        async with triton_aio.InferenceServerClient(server.address) as client:
+            assert await client.is_model_ready("tiny")
+            tensor = triton.InferInput("input", list(images.shape), "FP32")
+            tensor.set_data_from_numpy(images)
+            return (await client.infer("tiny", [tensor])).as_numpy("logits")
+
+    np.testing.assert_allclose(asyncio.run(ask()), tiny.logits(images), rtol=1e-4, atol=1e-4)
+
+
+def test_nvidias_client_unloads_and_loads(make_bundle: Callable[..., Path], images):
+    """The repository extension; what is unloaded is 503, and what the bundle says cannot be overridden."""
+    options = ServeOptions(subnet="large", max_batch=4, num_threads=1)
+    with (
+        running(make_bundle(), options=options) as server,
+        triton.InferenceServerClient(server.address) as client,
+    ):
+        client.unload_model("tiny")
+        assert not client.is_model_ready("tiny")
+        assert [entry["state"] for entry in client.get_model_repository_index()] == ["UNAVAILABLE"] * 2
+        refused = server.client.post(INFER, json=_json_request(images[:1]))
+        assert refused.status_code == 503
+        assert "load it with POST /v2/repository/models/tiny/load" in refused.json()["error"]
+        with pytest.raises(triton.InferenceServerException, match="unknown key 'config'"):
+            client.load_model("tiny", config="{}")
+        client.load_model("tiny")
+        assert client.is_model_ready("tiny")
+        assert server.client.post(INFER, json=_json_request(images[:1])).status_code == 200
 
 
 def test_nvidias_client_understands_classification(triton_client, tiny, images):
@@ -222,9 +257,9 @@ def test_deep_json_is_refused_and_the_server_lives(client, nested: bytes):
     assert client.get("/v2/health/live").status_code == 200
 
 
-def test_body_over_the_limit_is_refused_unread(running: Running):
+def test_body_over_the_limit_is_refused_unread(server: Running):
     """Peers accept an announced 8 GB; here the announcement is enough to refuse it."""
-    host, port = running.url.removeprefix("http://").split(":")
+    host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 8000000000\r\n\r\n"
         connection.sendall(head.encode())
@@ -255,6 +290,90 @@ def test_compressed_body_is_limited_by_what_it_becomes(client, images, encoding:
 def test_unknown_encoding_is_refused(client):
     """Guessing would hand garbage to the parser."""
     assert client.post(INFER, content=b"{}", headers={"Content-Encoding": "br"}).status_code == 415
+
+
+@pytest.mark.parametrize(
+    ("header", "encoding"),
+    [("gzip", "gzip"), ("br, deflate;q=0.5", "deflate"), ("gzip;q=0, br", None), (None, None), ("identity", None)],
+)
+def test_long_answers_are_compressed_for_those_who_accept_it(client, header: str | None, encoding: str | None):
+    """A weight of zero is a refusal, and nobody gets what they cannot read."""
+    images = np.zeros((20, 1, 8, 8), np.float32)
+    headers = {"Accept-Encoding": header or ""}
+    answer = client.post(INFER, json=_json_request(images), headers=headers)
+    assert answer.headers.get("content-encoding") == encoding
+    assert len(answer.json()["outputs"][0]["data"]) == 200
+
+
+def test_deadline_counts_from_the_arrival(client, images):
+    """In the parameters in microseconds, in a header in milliseconds; what cannot be kept is refused at once."""
+    late = _json_request(images[:1], parameters={"timeout": 1})
+    good = _json_request(images[:1], parameters={"timeout": 10_000_000})
+    for body, headers, status in (
+        (late, {}, 503),
+        (good, {}, 200),
+        (good, {"Deps-Timeout-Ms": "0.001"}, 503),
+        (good, {"Deps-Timeout-Ms": "soon"}, 400),
+    ):
+        answer = client.post(INFER, json=body, headers=headers)
+        assert answer.status_code == status
+        assert ("Retry-After" in answer.headers) == (status == 503)
+
+
+def test_request_may_name_its_subnet(client, images):
+    """And is told when there is none of that name."""
+    assert client.post(INFER, json=_json_request(images, parameters={"subnet": "large"})).status_code == 200
+    assert client.post(INFER, json=_json_request(images, parameters={"subnet": "huge"})).status_code == 404
+    assert client.post(INFER, json=_json_request(images, parameters={"subnet": 3})).status_code == 400
+
+
+def test_raw_pixels_are_normalised_by_the_server(client, tiny):
+    """A quarter of the bytes, under a name of its own; the answer is that of the normalised tensor."""
+    pixels = np.random.default_rng(2).integers(0, 256, (3, 1, 8, 8), dtype=np.uint8)
+    metadata = client.get("/v2/models/tiny-uint8").json()
+    assert metadata["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, 1, 8, 8]}]
+    headers = {"Inference-Header-Content-Length": "0"}
+    answer = client.post("/v2/models/tiny-uint8/infer", content=pixels.tobytes(), headers=headers)
+    length = int(answer.headers["Inference-Header-Content-Length"])
+    logits_NV = np.frombuffer(answer.content[length:], "<f4").reshape(-1, 10)
+    np.testing.assert_allclose(logits_NV, tiny.logits((pixels / 255 - 0.5) / 0.25), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("index", b'{"ready": 1}', "the request.ready is 1; expected bool"),
+        ("index", b"[]", "expected a JSON object"),
+        ("models/tiny/load", b'{"parameters": {"file:1/model.onnx": "x"}}', "unknown key 'file:1/model.onnx'"),
+        ("models/tiny/unload", b'{"parameters": {"unload_dependents": 1}}', "expected bool"),
+        ("models/tiny/unload", b"{", "is not JSON"),
+    ],
+)
+def test_control_requests_are_read_strictly(client, path: str, body: bytes, said: str):
+    """What is not understood must not be done by half."""
+    answer = client.post(f"/v2/repository/{path}", content=body)
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]
+
+
+def test_headers_over_the_limit_are_refused(client):
+    """Memory for headers is bounded as for bodies."""
+    answer = client.get("/v2", headers={f"x-{number}": "y" * 4000 for number in range(10)})
+    assert answer.status_code == 431
+    assert "the headers hold" in answer.json()["error"]
+
+
+def test_server_with_a_token_answers_only_to_it(make_bundle: Callable[..., Path]):
+    """Health stays open for load balancers; a refusal says how to ask."""
+    access = Access(token="a-secret-of-some-length", may_control=False)
+    with running(make_bundle(), options=ServeOptions(subnet="large", num_threads=1), access=access) as server:
+        refused = server.client.get("/v2/models/tiny")
+        assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+        assert server.client.get("/v2/health/ready").status_code == 200
+        server.client.headers["Authorization"] = "Bearer a-secret-of-some-length"
+        assert server.client.get("/v2/models/tiny").status_code == 200
+        assert server.client.post("/v2/repository/models/tiny/unload").status_code == 403
+        assert server.client.get("/openapi.json").json()["security"] == [{"token": []}]
 
 
 # Pictures
@@ -298,12 +417,12 @@ def test_wrong_picture_is_refused(client, kind: str, content: bytes, query: str,
 # Under load, and at the end
 
 
-def test_many_clients_at_once_get_their_own_answers(running: Running, tiny, images):
+def test_many_clients_at_once_get_their_own_answers(server: Running, tiny, images):
     """Requests are joined into batches behind the scenes; no row may go to another's connection."""
     expected_NV = tiny.logits(images)
 
     async def ask_all() -> list[np.ndarray]:
-        async with httpx.AsyncClient(base_url=running.url, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=server.url, timeout=20) as client:
 
             async def ask(row: int) -> np.ndarray:
                 answer = await client.post(INFER, json=_json_request(images[row : row + 1]))
@@ -318,8 +437,10 @@ def test_many_clients_at_once_get_their_own_answers(running: Running, tiny, imag
 @pytest.fixture
 def stalled(make_bundle: Callable[..., Path]) -> Iterator[tuple[Running, threading.Event, list[int]]]:
     """A server of one queue place a batch, whose engine waits at a gate; and the batches it ran."""
-    with _running(make_bundle(), ServeOptions(max_batch=2, max_queue_images=2, num_threads=1)) as server:
-        gate, batches, engine = threading.Event(), [], server.service._runner.engines[0]
+    with running(
+        make_bundle(), options=ServeOptions(subnet="large", max_batch=2, max_queue_images=2, num_threads=1)
+    ) as server:
+        gate, batches, engine = threading.Event(), [], server.engine
         infer = engine.infer
 
         def gated(batch_NCHW: np.ndarray) -> np.ndarray:
@@ -378,7 +499,7 @@ def test_engine_failure_is_a_500_with_its_reason_and_the_server_lives(stalled, i
 
     server, gate, _ = stalled
     gate.set()
-    engine = server.service._runner.engines[0]
+    engine = server.engine
     working = engine.infer
 
     def fail(batch_NCHW: np.ndarray) -> np.ndarray:
@@ -395,7 +516,7 @@ def test_error_of_our_own_is_a_500_without_its_inside(stalled, images):
     """A bug must not tell strangers about the machine, and must not end the server."""
     server, gate, _ = stalled
     gate.set()
-    engine = server.service._runner.engines[0]
+    engine = server.engine
     working = engine.infer
 
     def break_down(batch_NCHW: np.ndarray) -> np.ndarray:
@@ -413,7 +534,7 @@ def test_draining_server_is_not_ready_and_still_answers(stalled, images):
     """A load balancer must see it before connections are refused; those under way are served."""
     server, gate, _ = stalled
     gate.set()
-    server.service.begin_drain()
+    server.repository.begin_drain()
     assert server.client.get("/v2/health/ready").status_code == 503
     assert server.client.get("/v2/models/tiny/ready").status_code == 503
     assert server.client.get("/v2/health/live").status_code == 200
