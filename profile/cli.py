@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from deps.ground.console import Report, Story, add_common_flags, add_version_flag, run_command
 from deps.ground.errors import LatencyTableError
 from deps.profile.cli_elsewhere import add_commands as add_elsewhere
+from deps.profile.cli_memory import add_command as add_memory
 
 if TYPE_CHECKING:
     from deps.profile.latency import LatencyTable
@@ -106,6 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_common_flags(latency)
     latency.set_defaults(run=_latency)
     add_elsewhere(commands)
+    add_memory(commands)
     return parser
 
 

@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 
 from deps.ground.console import Story, text_table
+from deps.ground.energy import EnergyMeter
 from deps.ground.errors import EngineError
+from deps.ground.footprint import Footprint
 from deps.ground.provenance import provenance
-from deps.ground.units import format_ms
+from deps.ground.units import format_bytes, format_ms
 from deps.serve.bundle import Bundle
 from deps.serve.choose import load_engine
 from deps.serve.engines.base import Engine
+from deps.serve.footprint import engine_footprint
 from deps.serve.manifest import Backend, SubnetEntry
 from deps.serve.targets import Target
 
@@ -40,6 +43,20 @@ class Timing:
     images_per_s: float
     """From the median."""
 
+    joules_per_image: float | None = None
+    """Energy of the machine, or of what of it can be read, whatever else ran; None where nothing can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineMemory:
+    """What one engine adds to a fresh process, at the largest batch."""
+
+    subnet: str
+    precision: str
+    engine: str
+    batch: int
+    footprint: Footprint
+
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
@@ -49,10 +66,15 @@ class BenchReport:
     num_threads: int | None
     timings: list[Timing]
     left_out: list[str]
+    energy: str
+    """What the joules come from, or why there are none."""
+
+    memory: list[EngineMemory]
+    """What each engine needs; empty where it was not asked."""
 
     def to_text(self) -> str:
         """Return a table for a person."""
-        header = ("subnet", "precision", "engine", "batch", "median", "p95", "images/s")
+        header = ("subnet", "precision", "engine", "batch", "median", "p95", "images/s", "J/image")
         rows = [
             (
                 timing.subnet,
@@ -62,10 +84,31 @@ class BenchReport:
                 format_ms(timing.median_ms),
                 format_ms(timing.p95_ms),
                 f"{timing.images_per_s:,.0f}",
+                "-" if timing.joules_per_image is None else f"{timing.joules_per_image:.3g}",
             )
             for timing in self.timings
         ]
-        return "\n".join([text_table(header, rows), *(f"left out: {reason}" for reason in self.left_out)])
+        left_out = [f"left out: {reason}" for reason in self.left_out]
+        parts = [text_table(header, rows), *left_out, f"energy: {self.energy}"]
+        return "\n".join([*parts, *(["", self._memory_text()] if self.memory else [])])
+
+    def _memory_text(self) -> str:
+        header = ("subnet", "precision", "engine", "batch", "peak memory", "afterwards", "GPU memory")
+        rows = [
+            (
+                one.subnet,
+                one.precision,
+                one.engine,
+                str(one.batch),
+                *(
+                    "-" if size is None else format_bytes(max(0, size))
+                    for size in (one.footprint.peak_bytes, one.footprint.resident_bytes, one.footprint.gpu_bytes)
+                ),
+            )
+            for one in self.memory
+        ]
+        reasons = {one.footprint.reason for one in self.memory if one.footprint.reason}
+        return "\n".join([text_table(header, rows), *sorted(f"memory: {reason}" for reason in reasons)])
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""
@@ -74,6 +117,8 @@ class BenchReport:
             "num_threads": self.num_threads,
             "timings": [asdict(timing) for timing in self.timings],
             "left_out": self.left_out,
+            "energy": self.energy,
+            "memory": [asdict(one) for one in self.memory],
             "provenance": provenance(),
         }
 
@@ -87,6 +132,7 @@ def bench_bundle(
     batches: list[int],
     seconds: float = 1.0,
     num_threads: int | None = None,
+    with_memory: bool = False,
 ) -> BenchReport:
     """Measure every file of the subnets on every backend of the target that may run it.
 
@@ -98,8 +144,11 @@ def bench_bundle(
         batches: batch sizes.
         seconds: how long each batch size is timed, after a quarter as long of warm-up.
         num_threads: threads of ONNX Runtime; all cores but one when None.
+        with_memory: whether each engine is loaded once more, in a process of its own, to see what memory it needs.
     """
+    meter = EnergyMeter.best()
     timings: list[Timing] = []
+    memory: list[EngineMemory] = []
     left_out: list[str] = []
     runs: list[tuple[SubnetEntry, Backend, str]] = [
         (subnet, backend, model.precision)
@@ -115,9 +164,26 @@ def bench_bundle(
             left_out.append(f"{subnet.name} {precision} on {backend}: {error}")
             continue
         fitting = [batch for batch in batches if batch <= engine.max_batch]
-        timings += [time_engine(engine, batch, bundle.manifest.input.shape, seconds) for batch in fitting]
+        timings += [time_engine(engine, batch, bundle.manifest.input.shape, seconds, meter) for batch in fitting]
         engine.close()
-    return BenchReport(str(bundle.folder), num_threads, timings, left_out)
+        if with_memory and fitting:
+            found = engine_footprint(
+                bundle,
+                target,
+                subnet,
+                precision=precision,
+                backend=backend,
+                batch=max(fitting),
+                num_threads=num_threads,
+            )
+            memory.append(EngineMemory(subnet.name, precision, engine.name, max(fitting), found))
+    return BenchReport(str(bundle.folder), num_threads, timings, left_out, _energy_text(meter), memory)
+
+
+def _energy_text(meter: EnergyMeter) -> str:
+    if meter.source == "none":
+        return f"not measured: {meter.reason}"
+    return f"{meter.source}, whatever else ran{'; ' + meter.reason if meter.reason else ''}"
 
 
 def _load(
@@ -135,8 +201,8 @@ def _load(
     return loaded.engine
 
 
-def time_engine(engine: Engine, batch: int, shape: tuple[int, int, int], seconds: float) -> Timing:
-    """Time single calls of one batch size, each from images in memory to logits in memory."""
+def time_engine(engine: Engine, batch: int, shape: tuple[int, int, int], seconds: float, meter: EnergyMeter) -> Timing:
+    """Time single calls of one batch size, each from images in memory to logits in memory, and meter their energy."""
     images_NCHW = np.random.default_rng(0).normal(size=(batch, *shape)).astype(np.float32)
 
     def calls_for(duration: float) -> list[float]:
@@ -149,7 +215,8 @@ def time_engine(engine: Engine, batch: int, shape: tuple[int, int, int], seconds
         return spent
 
     calls_for(WARM_UP_SHARE * seconds)
-    spent_ms = calls_for(seconds)
+    with meter:
+        spent_ms = calls_for(seconds)
     median_ms = float(np.median(spent_ms))
     return Timing(
         subnet=engine.subnet,
@@ -160,4 +227,5 @@ def time_engine(engine: Engine, batch: int, shape: tuple[int, int, int], seconds
         median_ms=median_ms,
         p95_ms=float(np.percentile(spent_ms, 95)),
         images_per_s=1e3 * batch / median_ms,
+        joules_per_image=None if meter.joules is None else meter.joules / (batch * len(spent_ms)),
     )

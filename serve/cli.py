@@ -189,6 +189,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--seconds", type=_seconds, default=1.0, metavar="S", help="time for each batch size (default: 1)"
     )
     bench.add_argument("--threads", type=_at_least(1), metavar="N", help="threads of ONNX Runtime (default: cores - 1)")
+    bench.add_argument(
+        "--memory", action="store_true", help="also load each engine in a fresh process and tell the memory it needs"
+    )
     bench.set_defaults(run=_bench)
 
     for command in commands.choices.values():
@@ -328,6 +331,7 @@ def _bench(args: argparse.Namespace) -> Report:
         batches=args.batches,
         seconds=args.seconds,
         num_threads=args.threads,
+        with_memory=args.memory,
     )
 
 
