@@ -6,38 +6,54 @@ Relies on the recipe's fields being documented: each becomes a flag, with its do
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deps.ground.console import Report, Story, add_common_flags, add_version_flag, require, run_command
 from deps.ground.errors import RecipeError
+
+if TYPE_CHECKING:
+    from deps.train.recipe import Recipe
 
 PROGRAM = "deps-train"
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``deps-train``."""
+    from deps.train.augmentation import POLICIES
     from deps.train.recipe import METHODS, field_docs, field_kinds
     from deps.train.recipes import recipe_names
 
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Train a once-for-all supernet with delayed ε-shrinking.",
-        epilog="To bring in a supernet that was published for once-for-all: deps-train import-ofa --help\n\n"
+        epilog="RECIPE-proxyless and RECIPE-resnet50 train the other families; deps-train --recipes lists all.\n"
+        "To bring in a supernet that was published for once-for-all: deps-train import-ofa --help\n\n"
         "example: deps-train digits --out runs/digits",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_version_flag(parser)
-    parser.add_argument("recipe", metavar="RECIPE", help=f"one of: {', '.join(recipe_names())}")
+    plain = ", ".join(name for name in recipe_names() if "-" not in name)
+    parser.add_argument("recipe", metavar="RECIPE", help=f"one of: {plain}; or a relative of theirs, see --recipes")
+    parser.add_argument("--recipes", action="store_true", help="list all recipes and exit")
     parser.add_argument("--out", type=Path, metavar="RUN", help="run folder (default: runs/RECIPE)")
     parser.add_argument(
         "--resume", action="store_true", help="continue the run in --out, or show it when it is finished"
     )
     parser.add_argument("--overwrite", action="store_true", help="remove the run in --out first")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto (default)")
+    parser.add_argument(
+        "--download", action="store_true", help="fetch the files of CIFAR when they are missing; nothing is otherwise"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="INT", help="processes that decode pictures (default: one a core but one)"
+    )
+    parser.add_argument(
+        "--scale-lr", action="store_true", help="with another --batch-size, change the learning rate in proportion"
+    )
     add_common_flags(parser)
 
     settings = parser.add_argument_group("settings of the recipe")
@@ -48,8 +64,10 @@ def build_parser() -> argparse.ArgumentParser:
         flag, text = "--" + name.replace("_", "-"), docs.get(name, "").split("\n")[0].replace("%", "%%")
         if kind is bool:
             settings.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
-        elif name == "method":
-            settings.add_argument(flag, choices=METHODS, help=text)
+        elif name in ("method", "policy"):
+            settings.add_argument(flag, choices=METHODS if name == "method" else POLICIES, help=text)
+        elif kind is tuple:
+            settings.add_argument(flag, type=numbers, metavar="N,N", help=text)
         else:
             settings.add_argument(flag, type=kind, metavar=kind.__name__.upper(), help=text)
     return parser
@@ -59,18 +77,81 @@ def run(args: argparse.Namespace) -> Report:
     """Train what the arguments say."""
     require("torch", "compile")
     from deps.train.loop import TrainConfig, train
-    from deps.train.recipe import Recipe, override
-    from deps.train.recipes import get_recipe
 
     if args.resume and args.overwrite:
         raise RecipeError("--resume continues a run and --overwrite removes it; give one of them")
-    recipe = get_recipe(args.recipe)
-    names = [field.name for field in dataclasses.fields(Recipe) if field.name != "name"]
-    changes: dict[str, Any] = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    recipe = override(recipe, changes)
+    if args.workers is not None and args.workers < 0:
+        raise RecipeError(f"--workers is {args.workers}; expected 0 (decode in the same process) or more")
+    story = Story.from_args(args)
+    recipe = resolved(args, story)
     out = args.out if args.out is not None else Path("runs") / recipe.name
-    config = TrainConfig(recipe=recipe, out=out, resume=args.resume, overwrite=args.overwrite, device=args.device)
-    return train(config, Story.from_args(args))
+    config = TrainConfig(
+        recipe=recipe,
+        out=out,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        device=args.device,
+        download=args.download,
+        workers=args.workers,
+    )
+    return train(config, story)
+
+
+def resolved(args: argparse.Namespace, story: Story) -> Recipe:
+    """Return the recipe with what the arguments change, and with what follows from that."""
+    from deps.train.finetune import finetuned
+    from deps.train.recipe import field_kinds, override
+    from deps.train.recipes import get_recipe
+
+    recipe = get_recipe(args.recipe)
+    changes = {name: getattr(args, name) for name in field_kinds() if getattr(args, name, None) is not None}
+    if "batch_size" in changes and "lr" not in changes and changes["batch_size"] != recipe.batch_size:
+        factor = changes["batch_size"] / recipe.batch_size
+        if args.scale_lr:
+            changes["lr"] = recipe.lr * factor
+        story.say(
+            f"the recipe's learning rate of {recipe.lr:g} is for batches of {recipe.batch_size}; "
+            + (f"scaled to {changes['lr']:g}" if args.scale_lr else "it stays; --scale-lr changes it in proportion")
+        )
+    recipe = override(recipe, changes)
+    return finetuned(recipe, set(changes)) if recipe.finetune_from else recipe
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeList:
+    """What ``--recipes`` answers."""
+
+    rows: tuple[tuple[str, str, int, str], ...]
+    """Name, space, epochs, and what it is."""
+
+    def to_text(self) -> str:
+        """Return the table that a person reads."""
+        longest = max(len(name) for name, *_ in self.rows)
+        return "\n".join(
+            f"{name:{longest}}  {what} ({space}, {epochs} epochs)" for name, space, epochs, what in self.rows
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        names = ("name", "space", "epochs", "what")
+        return {"recipes": [dict(zip(names, row, strict=True)) for row in self.rows]}
+
+
+def list_recipes(_args: argparse.Namespace) -> RecipeList:
+    """Return all recipes."""
+    from deps.train.recipes import get_recipe, recipe_docs
+
+    recipes = [(get_recipe(name), doc) for name, doc in recipe_docs().items()]
+    return RecipeList(tuple((r.name, r.search_space().name, r.epochs, doc) for r, doc in recipes))
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Return the numbers of a list with commas; whole ones as int.
+
+    Raises:
+        ValueError: it is no such list, which argparse turns into wrong usage.
+    """
+    return tuple(int(part) if part.strip().lstrip("-").isdigit() else float(part) for part in text.split(",") if part)
 
 
 def build_import_parser() -> argparse.ArgumentParser:
@@ -106,6 +187,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["import-ofa"]:
         return run_command(f"{PROGRAM} import-ofa", run_import, build_import_parser().parse_args(words[1:]))
+    if "--recipes" in words:
+        return run_command(PROGRAM, list_recipes, argparse.Namespace(json="--json" in words, verbose=False))
     return run_command(PROGRAM, run, build_parser().parse_args(words))
 
 

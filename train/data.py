@@ -7,7 +7,7 @@ one would have seen, and each rank its part of it. Shape suffixes: N images, C c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
@@ -179,7 +179,7 @@ class ImageData:
         seed: int,
         resolution: Callable[[int], int | None],
         shard: tuple[int, int] = (0, 1),
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Yield the augmented, normalised batch of each step; later ones are prepared while earlier ones are used.
 
         A batch is a function of the arguments alone: its images and their order of (seed, epoch), how each is varied

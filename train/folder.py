@@ -59,10 +59,17 @@ def _stacked(pictures: list[Tensor | DataError]) -> Tensor | DataError:
     return errors[0] if errors else torch.stack([p for p in pictures if isinstance(p, Tensor)])
 
 
-def _quiet_worker(_number: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the parent decides what becomes of it, and ends its workers.
+GRACE_SECONDS = 30
+
+
+def _patient_worker(_number: int) -> None:
+    """Let the parent decide when to stop: Ctrl-C and SIGTERM reach every process of a terminal or a job.
+
+    A worker that died at once would tear the parent out of the step that it wants to finish and save. But one that
+    never died would keep a parent waiting that ends without having said goodbye.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS) and None)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -147,7 +154,7 @@ class FolderSplit:
                 batch_sampler=_Once(itertools.chain(first, orders)),
                 num_workers=workers,
                 collate_fn=_stacked,
-                worker_init_fn=_quiet_worker,
+                worker_init_fn=_patient_worker,
                 pin_memory=self.device.type == "cuda",
                 # The loader draws a seed for its workers, which need none: not from torch's global state.
                 generator=torch.Generator(),

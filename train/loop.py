@@ -10,29 +10,30 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from deps.ground.console import Story
-from deps.ground.errors import RunError
+from deps.ground.errors import DataError, RunError
 from deps.ground.files import write_json
 from deps.ground.units import format_seconds
 from deps.supernet.arch import ArchSpec
 from deps.supernet.evaluation import recalibrated_subnet, top1
-from deps.supernet.spaces import get_space
 from deps.supernet.supernet import Supernet
 from deps.train.checkpoint import Progress, State, load_newest, restore, save_checkpoint
 from deps.train.data import ImageData
-from deps.train.datasets import load_data
+from deps.train.datasets import load_recipe_data
 from deps.train.methods import method_of
 from deps.train.metrics import MetricsLog
 from deps.train.recipe import Recipe
 from deps.train.results import BATCH, TrainReport, measure
 from deps.train.run import RESULTS, SCHEMA_VERSION, cpu_threads, locked, prepare, read_results
+from deps.train.start import describe, initial_supernet
 from deps.train.step import momentum_of, sgd, train_step, trainable
 
 WATCH_IMAGES = 300
@@ -56,6 +57,12 @@ class TrainConfig:
     device: str = "auto"
     """cpu, cuda, or auto: cuda where there is one."""
 
+    download: bool = False
+    """Whether missing files of the data set may be fetched."""
+
+    workers: int | None = None
+    """Processes that decode pictures; None chooses. Their number changes nothing but the time."""
+
 
 def train(config: TrainConfig, story: Story) -> TrainReport:
     """Train a supernet into a run folder, or continue where a former call stopped.
@@ -66,7 +73,7 @@ def train(config: TrainConfig, story: Story) -> TrainReport:
         FileError: the disk is full, or the place cannot be written.
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the state was saved.
     """
-    space = get_space(config.recipe.space)
+    space = config.recipe.search_space()
     with locked(config.out):
         prepare(config.out, config.recipe, resume=config.resume, overwrite=config.overwrite)
         finished = read_results(config.out)
@@ -75,7 +82,9 @@ def train(config: TrainConfig, story: Story) -> TrainReport:
             return TrainReport.from_dict(space, finished, folder=str(config.out))
         device = resolve_device(config.device)
         recipe = config.recipe
-        data = load_data(recipe.dataset, root=recipe.data, train_images=recipe.train_images).to(device)
+        data = load_recipe_data(
+            recipe, folder=config.out, story=story, download=config.download, workers=config.workers
+        ).to(device)
         devices = [device] if device.type == "cuda" else []
         with cpu_threads(config.recipe.threads), torch.random.fork_rng(devices=devices):
             return _Training(config, data, device, story).run()
@@ -101,14 +110,13 @@ class _Training:
 
     def __init__(self, config: TrainConfig, data: ImageData, device: torch.device, story: Story) -> None:
         recipe = config.recipe
-        space = get_space(recipe.space)
         self.recipe, self.folder, self.data, self.story, self.device = recipe, config.out, data, story, device
-        self.supernet = Supernet.create(space, seed=recipe.seed, has_matrices=recipe.kernel_matrices).to(device)
+        self.steps_per_epoch = data.steps_per_epoch(recipe.batch_size)
+        self.supernet = initial_supernet(recipe, data, story).to(device)
         self.parameters = trainable(self.supernet)
         self.optimizer = sgd(self.parameters, recipe)
-        self.steps_per_epoch = data.steps_per_epoch(recipe.batch_size)
         self.steps = recipe.epochs * self.steps_per_epoch
-        self.method = method_of(space, recipe, self.steps_per_epoch)
+        self.method = method_of(self.supernet.space, recipe, self.steps_per_epoch)
         self.teacher: Supernet | None = None
         self.step = 0
         self.sums: defaultdict[str, float] = defaultdict(float)
@@ -135,10 +143,25 @@ class _Training:
         return self.seconds_before + time.monotonic() - self.started
 
     def run(self) -> TrainReport:
+        stream = self.data.training_stream(
+            range(self.step, self.steps),
+            self.recipe.batch_size,
+            seed=self.recipe.seed,
+            resolution=lambda step: self.method.plan(step).shares[0].arch.resolution,
+        )
         bar = self.story.bar("training", total=self.steps, initial=self.step, unit="step")
-        with bar, MetricsLog(self.folder, length=self.metrics_bytes, step=self.step) as log, _stop_requests() as stop:
+        metrics = MetricsLog(self.folder, length=self.metrics_bytes, step=self.step)
+        # Closing the stream ends the processes that decode ahead.
+        with bar, metrics as log, _stop_requests() as stop, closing(stream) as batches:
             while self.step < self.steps:
-                self._train_one_step(bar)
+                try:
+                    x_NCHW, labels_N = next(batches)
+                except DataError:
+                    # A picture changed meanwhile: what was learned so far is kept, and goes on when it is mended.
+                    self._save(log)
+                    self.story.say(f"stopped at step {self.step} of {self.steps}; continue with --resume")
+                    raise
+                self._train_one_step(bar, x_NCHW, labels_N)
                 if self.step % self.steps_per_epoch == 0:
                     self._end_epoch(log)
                 elif stop:
@@ -148,12 +171,8 @@ class _Training:
                     raise KeyboardInterrupt
         return self._finish()
 
-    def _train_one_step(self, bar: Any) -> None:
+    def _train_one_step(self, bar: Any, x_NCHW: Tensor, labels_N: Tensor) -> None:
         plan = self.method.plan(self.step)
-        resolution = plan.shares[0].arch.resolution
-        x_NCHW, labels_N = self.data.training_batch(
-            self.step, self.recipe.batch_size, seed=self.recipe.seed, resolution=resolution
-        )
         # Dropout draws from torch's global state; from a seed of its own each step, it needs no saving.
         torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)
         if plan.takes_teacher:
@@ -230,7 +249,7 @@ class _Training:
     def _finish(self) -> TrainReport:
         for tensor in self.parameters.values():
             tensor.requires_grad_(False)
-        self.supernet.provenance = {"recipe": self.recipe.to_dict(), "steps": self.step}
+        self.supernet.provenance |= {"recipe": self.recipe.to_dict(), "steps": self.step, "images": describe(self.data)}
         report = TrainReport(
             folder=str(self.folder),
             recipe=self.recipe.name,

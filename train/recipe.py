@@ -14,7 +14,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from deps.ground.errors import RecipeError, SpaceError
+from deps.supernet.restrict import restricted
+from deps.supernet.space import SearchSpace
 from deps.supernet.spaces import get_space
+from deps.train.augmentation import Augmentation
 
 MethodName = Literal["deps", "ofa", "bignas", "compofa"]
 METHODS: tuple[str, ...] = typing.get_args(MethodName)
@@ -31,7 +34,19 @@ class Recipe:
     """Name of the images, see ``deps.train.data``."""
 
     space: str
-    """Name of the search space."""
+    """Name of the search space; its classes become those of the images."""
+
+    kernels: tuple[int, ...] = ()
+    """Kernel sizes to train, of those that the space has, such as 7; empty means all of them."""
+
+    expands: tuple[float, ...] = ()
+    """Expand ratios to train, of those that the space has; empty means all of them."""
+
+    depths: tuple[int, ...] = ()
+    """Numbers of blocks of a stage to train, of those that the space has; empty means all of them."""
+
+    resolutions: tuple[int, ...] = ()
+    """Sides of the images in pixels, one of them a batch (elastic resolution); empty means all that the space has."""
 
     method: MethodName = "deps"
     """Training method: deps (delayed shrinking), ofa (progressive shrinking), bignas or compofa."""
@@ -93,14 +108,32 @@ class Recipe:
     seed: int = 0
     """Seed of everything random: weights, order of images, augmentation, dropout, subnets."""
 
+    augment: Augmentation
+    """How training images are varied."""
+
     train_images: int = 0
     """Training images to use, for a quick trial; 0 means all of them."""
+
+    validation_images: int = 0
+    """Training images held out for choices, where the data set brings none for them; 0 means a tenth."""
+
+    mean: tuple[float, ...] = ()
+    """Mean of each colour channel, 0..1; empty means what is published, or is computed from the training images."""
+
+    std: tuple[float, ...] = ()
+    """Standard deviation of each colour channel, 0..1; empty as for the mean."""
 
     threads: int = 0
     """CPU threads; 0 leaves the choice to torch. More threads than the work feeds only wait for each other."""
 
     data: str = ""
     """Folder of the images, for data sets that are not part of an installed package."""
+
+    classes: str = ""
+    """File that lists the folders of the classes to use, one a line; empty means all of them."""
+
+    finetune_from: str = ""
+    """Run folder, supernet folder or published once-for-all file whose weights are the start; empty: fresh ones."""
 
     def __post_init__(self) -> None:
         def require(holds: bool, field: str, expected: str) -> None:
@@ -115,7 +148,7 @@ class Recipe:
         require(self.epochs >= 1, "epochs", "at least 1")
         require(self.batch_size >= 2, "batch_size", "at least 2, since BatchNorm needs two images")
         require(self.lr > 0, "lr", "a positive number")
-        require(0 <= self.lr_warmup <= self.epochs, "lr_warmup", f"between 0 and the {self.epochs} epochs")
+        require(self.lr_warmup >= 0, "lr_warmup", "0 or more epochs")
         require(0 <= self.momentum < 1, "momentum", "at least 0 and below 1")
         require(self.weight_decay >= 0, "weight_decay", "0 or more")
         require(self.clip_gradient >= 0, "clip_gradient", "0 (no bound) or more")
@@ -130,14 +163,44 @@ class Recipe:
         require(self.seed >= 0, "seed", "0 or more")
         require(self.train_images >= 0, "train_images", "0 (all) or more")
         require(self.threads >= 0, "threads", "0 (torch's choice) or more")
+        require(self.validation_images >= 0, "validation_images", "0 (a tenth) or more")
+        require(all(math.isfinite(v) for v in self.mean), "mean", "a finite number for each channel")
+        require(all(math.isfinite(v) and v > 0 for v in self.std), "std", "a positive number for each channel")
+        require(len(self.mean) == len(self.std), "std", "as many numbers as mean has")
+        for name in ("kernels", "expands", "depths", "resolutions"):
+            values = getattr(self, name)
+            require(list(values) == sorted(set(values)), name, "ascending, distinct numbers")
         try:
-            get_space(self.space)
+            self.search_space()
         except SpaceError as error:
             raise RecipeError(f"recipe {self.name}: {error}") from error
+
+    def search_space(self, num_classes: int | None = None) -> SearchSpace:
+        """Return the space that is trained: the named one, restricted to the choices asked for.
+
+        Args:
+            num_classes: of the images; None leaves what the space has.
+
+        Raises:
+            SpaceError: there is no such space, or it has no such choices.
+        """
+        space = restricted(
+            get_space(self.space),
+            kernels=self.kernels,
+            expands=self.expands,
+            depths=self.depths,
+            resolutions=self.resolutions,
+        )
+        return space if num_classes is None else replace(space, num_classes=num_classes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data, which ``from_dict`` reads."""
         return asdict(self)
+
+    def settings(self) -> dict[str, Any]:
+        """Return every setting by the name of its flag, those of the augmentation among them."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "augment"}
+        return plain | asdict(self.augment)
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Recipe:
@@ -146,41 +209,67 @@ class Recipe:
         Raises:
             RecipeError: a field is missing, unknown or out of range.
         """
-        kinds = field_kinds()
-        if unknown := set(value) - set(kinds):
-            raise RecipeError(f"unknown settings {sorted(unknown)} in a recipe; known: {', '.join(kinds)}")
-        for name, kind in kinds.items():
-            accepted = (int, float) if kind is float else (kind,)
-            if name in value and (not isinstance(value[name], accepted) or (kind is not bool and value[name] is True)):
-                raise RecipeError(f"{name} is {value[name]!r} in a recipe; expected {kind.__name__}")
         try:
-            return cls(**value)
-        except TypeError as error:
+            return cls(**{**_checked(cls, value), "augment": Augmentation(**_checked(Augmentation, value["augment"]))})
+        except (KeyError, TypeError) as error:
             raise RecipeError(f"not a recipe: {error}") from error
 
 
+def _checked(cls: type, value: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a recipe, or of its augmentation, as they stood in JSON."""
+    kinds, result = _kinds(cls), dict(value)
+    if unknown := set(value) - set(kinds) - {"augment"}:
+        raise RecipeError(f"unknown settings {sorted(unknown)} in a recipe; known: {', '.join(kinds)}")
+    for name, kind in kinds.items():
+        if name not in value:
+            continue
+        found = value[name]
+        if kind is tuple:
+            fits = isinstance(found, (list, tuple)) and all(type(item) in (int, float) for item in found)
+            result[name] = tuple(found) if fits else found
+        else:
+            fits = isinstance(found, (int, float) if kind is float else kind) and (kind is bool or found is not True)
+        if not fits:
+            raise RecipeError(
+                f"{name} is {found!r} in a recipe; expected {'a list' if kind is tuple else kind.__name__}"
+            )
+    return result
+
+
 def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
-    """Return the recipe with some fields changed.
+    """Return the recipe with some settings changed, those of its augmentation among them.
 
     Raises:
         RecipeError: a value is out of range.
     """
-    return replace(recipe, **changes)
+    inner = {name: value for name, value in changes.items() if name in _kinds(Augmentation)}
+    outer = {name: value for name, value in changes.items() if name not in inner}
+    return replace(recipe, **outer, augment=replace(recipe.augment, **inner)) if inner else replace(recipe, **outer)
 
 
 def field_kinds() -> dict[str, type]:
-    """Return the plain type of every field: str, int, float or bool."""
-    hints = typing.get_type_hints(Recipe)
+    """Return the plain type of every setting: str, int, float, bool, or tuple for a list of numbers."""
+    return _kinds(Recipe) | _kinds(Augmentation)
+
+
+def _kinds(cls: type) -> dict[str, type]:
+    hints = typing.get_type_hints(cls)
     kinds = {}
-    for field in fields(Recipe):
+    for field in fields(cls):
         hint = hints[field.name]
-        kinds[field.name] = str if typing.get_origin(hint) is Literal else hint
+        origin = typing.get_origin(hint)
+        if hint is not Augmentation:
+            kinds[field.name] = str if origin is Literal else tuple if origin is tuple else hint
     return kinds
 
 
 def field_docs() -> dict[str, str]:
-    """Return what the docstring under each field says, for ``--help``."""
-    body = ast.parse(inspect.getsource(Recipe)).body[0]
+    """Return what the docstring under each setting says, for ``--help``."""
+    return _docs(Recipe) | _docs(Augmentation)
+
+
+def _docs(cls: type) -> dict[str, str]:
+    body = ast.parse(inspect.getsource(cls)).body[0]
     assert isinstance(body, ast.ClassDef)
     docs = {}
     for statement, after in zip(body.body, body.body[1:], strict=False):
@@ -191,6 +280,7 @@ def field_docs() -> dict[str, str]:
             and isinstance(after.value, ast.Constant)
         ):
             docs[statement.target.id] = str(after.value.value)
+    docs.pop("augment", None)
     return docs
 
 

@@ -4,6 +4,7 @@
     metrics.jsonl          one JSON object an epoch
     tensorboard/           the same as event files
     checkpoints/           the newest training states
+    pictures.json          what was found in the pictures of a folder: statistics, and that all can be opened
     supernet.safetensors   the trained weights, with supernet.json, which names the space
     results.json           the table at the end; its presence says that the run is finished
 
@@ -29,7 +30,7 @@ from deps.ground.provenance import provenance
 from deps.supernet.space import SearchSpace
 from deps.supernet.supernet import Supernet
 from deps.train.data import ImageData
-from deps.train.datasets import load_data
+from deps.train.datasets import IMAGENET, default_workers, load_data, load_recipe_data
 from deps.train.recipe import Recipe
 
 SCHEMA_VERSION = 1
@@ -72,9 +73,9 @@ class Run:
             DataError: the run has no data set, its files cannot be used, or they have another number of classes.
         """
         if root is not None:
-            data = load_data("imagefolder", root=root)
+            data = load_data("imagefolder", root=root, workers=default_workers(), **self._statistics())
         elif self.recipe is not None:
-            data = load_data(self.recipe.dataset, root=self.recipe.data, train_images=self.recipe.train_images)
+            data = load_recipe_data(self.recipe, folder=self.folder)
         else:
             raise DataError(
                 f"{self.folder} was imported and has no images of its own; give a folder with train/ and val/ "
@@ -86,6 +87,11 @@ class Run:
                 f"{data.name} has {len(data.classes)} classes and the supernet in {self.folder} names {outputs}"
             )
         return data
+
+    def _statistics(self) -> dict[str, Any]:
+        """Return the mean and deviation that the weights are used to: those of their images, or ImageNet's."""
+        images = read_json(self.folder / "supernet.json").get("provenance", {}).get("images", {})
+        return {"mean": tuple(images.get("mean", IMAGENET.mean)), "std": tuple(images.get("std", IMAGENET.std))}
 
 
 def open_run(folder: Path | str) -> Run:
@@ -199,7 +205,7 @@ def prepare(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> N
 
 
 def _require_same(folder: Path, stored: Recipe, asked: Recipe) -> None:
-    before, now = stored.to_dict(), asked.to_dict()
+    before, now = stored.settings(), asked.settings()
     changed = [name for name in now if now[name] != before[name]]
     if changed:
         told = ", ".join(f"{name} {before[name]!r} there and {now[name]!r} now" for name in changed)

@@ -26,6 +26,7 @@ def mobilenetv3(
     resolutions: tuple[int, ...] = IMAGENET_RESOLUTIONS,
     stem_stride: int = 2,
     first_stage_stride: int = 2,
+    kernels: tuple[int, ...] = (3, 5, 7),
     num_classes: int = 1000,
 ) -> SearchSpace:
     """Return the MobileNetV3 space whose channels are multiplied by ``width``.
@@ -36,6 +37,7 @@ def mobilenetv3(
         resolutions: choices of the image's side, in pixels.
         stem_stride: stride of the first convolution.
         first_stage_stride: stride of the first elastic stage.
+        kernels: choices of the kernel size of each block.
         num_classes: outputs of the classifier.
     """
 
@@ -53,7 +55,7 @@ def mobilenetv3(
             StageSpec(
                 widths=scaled(channels),
                 depths=(2, 3, 4),
-                kernels=(3, 5, 7),
+                kernels=kernels,
                 expands=(3, 4, 6),
                 stride=stride,
                 activation="relu" if activation == "relu" else "hswish",
@@ -77,4 +79,8 @@ def spaces() -> tuple[SearchSpace, ...]:
         mobilenetv3("ofa-mbv3-w1.0", width=1.0),
         mobilenetv3("ofa-mbv3-w1.2", width=1.2),
         mobilenetv3("cifar-mbv3", width=1.0, resolutions=(32,), stem_stride=1, first_stage_stride=1, num_classes=10),
+        # For a study on a processor: half the width, a quarter of the pixels, and no kernel wider than its maps.
+        mobilenetv3(
+            "cifar-mbv3-narrow", width=0.5, resolutions=(32,), first_stage_stride=1, kernels=(3, 5), num_classes=10
+        ),
     )

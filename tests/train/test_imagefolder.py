@@ -115,12 +115,12 @@ def test_the_fingerprint_changes_with_the_files(root: Path):
     assert load_data("imagefolder", root=root).train.fingerprint() != before
 
 
-@pytest.mark.parametrize("damage", ["missing", "no val", "empty class", "other classes", "no folder given"])
+@pytest.mark.parametrize("damage", ["missing", "no train", "empty class", "other classes", "no folder given"])
 def test_unfit_folders_are_named_before_anything_is_computed(root: Path, damage: str):
     """Never as a stack trace at hour six."""
     expected = {
-        "missing": "train does not exist",
-        "no val": "val does not exist",
+        "missing": "nowhere does not exist",
+        "no train": "train does not exist",
         "empty class": "bird",
         "other classes": r"different classes \(bird\)",
         "no folder given": "--data FOLDER",
@@ -128,8 +128,8 @@ def test_unfit_folders_are_named_before_anything_is_computed(root: Path, damage:
     where: Path | str = root
     if damage == "missing":
         where = root / "nowhere"
-    elif damage == "no val":
-        (root / "val").rename(root / "elsewhere")
+    elif damage == "no train":
+        (root / "train").rename(root / "elsewhere")
     elif damage == "empty class":
         (root / "train" / "bird").mkdir()
     elif damage == "other classes":
@@ -144,8 +144,9 @@ def test_a_corrupt_picture_is_named(root: Path):
     """One broken file among a million must be findable."""
     broken = root / "val" / "cat" / "0.png"
     broken.write_bytes(broken.read_bytes()[:200])
+    data = load_data("imagefolder", root=root)
     with pytest.raises(DataError, match=r"cat/0\.png cannot be read"):
-        list(load_data("imagefolder", root=root).validation.batches(4))
+        list(data.validation.batches(4))
 
 
 @pytest.mark.skipif(not IMAGENETTE.is_dir(), reason=f"{IMAGENETTE} is not here")

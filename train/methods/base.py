@@ -5,7 +5,7 @@ Relies on a method being a pure function of the step, so that resuming needs no 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -66,6 +66,15 @@ class Method(Protocol):
         ...
 
 
+def resolution_at(space: SearchSpace, recipe: Recipe, step: int) -> int:
+    """Return the side of the images of one step, drawn from those of the space alike, the same on every rank.
+
+    Source: elastic resolution, Cai et al., ICLR 2020; one resolution a batch.
+    """
+    choices = space.resolutions
+    return choices[0] if len(choices) == 1 else int(np.random.default_rng((recipe.seed, 6, step)).choice(choices))
+
+
 def sandwich(space: SearchSpace, recipe: Recipe, step: int, *, scale: float) -> tuple[Share, ...]:
     """Return the shares of the sandwich rule: the largest, the smallest and random subnets.
 
@@ -80,9 +89,11 @@ def sandwich(space: SearchSpace, recipe: Recipe, step: int, *, scale: float) -> 
     Source: BigNAS, ECCV 2020.
     """
     loss: LossName = "distill" if recipe.distill else "labels"
-    shares = [Share(ArchSpec.largest(space), "largest", "labels", 1.0, recipe.dropout)]
-    shares.append(Share(ArchSpec.smallest(space), "smallest", loss, scale, 0.0))
+    resolution = resolution_at(space, recipe, step)
+    shares = [Share(ArchSpec.largest(space, resolution), "largest", "labels", 1.0, recipe.dropout)]
+    shares.append(Share(ArchSpec.smallest(space, resolution), "smallest", loss, scale, 0.0))
     for index in range(recipe.random_subnets):
         rng = np.random.default_rng((recipe.seed, 3, step, index))
-        shares.append(Share(random_archs(space, 1, rng)[0], "random", loss, scale, 0.0))
+        arch = replace(random_archs(space, 1, rng)[0], resolution=resolution)
+        shares.append(Share(arch, "random", loss, scale, 0.0))
     return tuple(shares)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from deps.supernet.arch import ArchSpec
 from deps.supernet.space import SearchSpace
-from deps.train.methods.base import Share, StepPlan, sandwich
+from deps.train.methods.base import Share, StepPlan, resolution_at, sandwich
 from deps.train.recipe import Recipe
 from deps.train.schedule import cosine_lr, epsilon
 
@@ -35,7 +35,8 @@ class Deps:
         warmup_steps = recipe.lr_warmup * self.steps_per_epoch
         lr = cosine_lr(step, steps=steps, lr=recipe.lr, warmup_steps=warmup_steps)
         if step < start:
-            full = Share(ArchSpec.largest(self.space), "largest", "labels", 1.0, recipe.dropout)
+            largest = ArchSpec.largest(self.space, resolution_at(self.space, recipe, step))
+            full = Share(largest, "largest", "labels", 1.0, recipe.dropout)
             return StepPlan(lr=lr, shares=(full,), epsilon=0.0, sorts_channels=False)
         factor = epsilon(
             step,

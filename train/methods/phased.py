@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from deps.supernet.arch import ArchSpec
 from deps.supernet.space import SearchSpace
-from deps.train.methods.base import Share, StepPlan
+from deps.train.methods.base import Share, StepPlan, resolution_at
 from deps.train.recipe import Recipe
 from deps.train.schedule import cosine_lr
 
@@ -68,13 +68,17 @@ class Phased:
         index = self.phase_at(step)
         phase, start = self.phases[index], self.ends[index - 1] if index else 0
         lr = cosine_lr(step - start, steps=self.ends[index] - start, lr=self.recipe.lr * phase.rate)
+        resolution = resolution_at(self.space, self.recipe, step)
         if phase.draw is None:
-            full = Share(ArchSpec.largest(self.space), "largest", "labels", 1.0, self.recipe.dropout)
+            full = Share(ArchSpec.largest(self.space, resolution), "largest", "labels", 1.0, self.recipe.dropout)
             return StepPlan(lr=lr, shares=(full,), epsilon=0.0, sorts_channels=False)
         draws = [phase.draw(np.random.default_rng((self.recipe.seed, 3, step, i))) for i in range(phase.subnets)]
         return StepPlan(
             lr=lr,
-            shares=tuple(Share(arch, "random", "teacher", 1.0, self.recipe.dropout) for arch in draws),
+            shares=tuple(
+                Share(replace(arch, resolution=resolution), "random", "teacher", 1.0, self.recipe.dropout)
+                for arch in draws
+            ),
             epsilon=1.0,
             sorts_channels=self.recipe.sort_channels and phase.sorts_channels and step == start,
             sorting_rings=phase.sorting_rings,

@@ -1,19 +1,47 @@
-"""Recipes by name: each is a function that returns one complete ``Recipe``."""
+"""Recipes by name: each is a function that returns one complete ``Recipe``; ``NAME-FAMILY`` trains another family."""
 
 from __future__ import annotations
 
+import inspect
+
 from deps.ground.errors import RecipeError
 from deps.train.recipe import Recipe, RecipeFunction
-from deps.train.recipes.digits import digits
+from deps.train.recipes import cifar, digits, imagefolder, imagenet
 
-__all__ = ["get_recipe", "recipe_names"]
+__all__ = ["get_recipe", "recipe_docs", "recipe_names"]
 
-_RECIPES: dict[str, RecipeFunction] = {"digits": digits}
+_FUNCTIONS: tuple[RecipeFunction, ...] = (
+    digits.digits,
+    digits.digits_proxyless,
+    digits.digits_resnet50,
+    cifar.cifar10,
+    cifar.cifar10_proxyless,
+    cifar.cifar10_resnet50,
+    cifar.cifar10_narrow,
+    cifar.cifar100,
+    cifar.cifar100_proxyless,
+    cifar.cifar100_resnet50,
+    imagenet.imagenet100,
+    imagenet.imagenet100_proxyless,
+    imagenet.imagenet100_resnet50,
+    imagenet.imagenet,
+    imagenet.imagenet_proxyless,
+    imagenet.imagenet_resnet50,
+    imagefolder.imagefolder,
+    imagefolder.imagefolder_proxyless,
+    imagefolder.imagefolder_resnet50,
+)
+_RECIPES: dict[str, RecipeFunction] = {function.__name__.replace("_", "-"): function for function in _FUNCTIONS}
 
 
 def recipe_names() -> tuple[str, ...]:
     """Return the names of all recipes."""
     return tuple(_RECIPES)
+
+
+def recipe_docs() -> dict[str, str]:
+    """Return one line about each recipe, by name."""
+    return {name: (inspect.getdoc(function) or "").split("\n")[0].rstrip(".") for name, function in _RECIPES.items()}
 
 
 def get_recipe(name: str) -> Recipe:
