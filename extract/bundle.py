@@ -161,7 +161,7 @@ def write_bundle(out: Path, contents: Contents, story: Story) -> Manifest:
             engines=engines,
             raw_input=_write_raw_input(folder, contents.data),
             search=dict(contents.search),
-            provenance=dict(contents.provenance),
+            provenance={**contents.provenance, "checks": _checks(contents)},
             notes=(*contents.notes(), *notes),
         )
         for path, content in contents.extras.items():
@@ -176,6 +176,18 @@ def write_bundle(out: Path, contents: Contents, story: Story) -> Manifest:
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
+
+
+def _checks(contents: Contents) -> dict[str, int]:
+    """Return on how many images the files were judged, so that whoever verifies the bundle takes the same."""
+    first = contents.members[0].exports.entries[0]
+    assert first.validation is not None
+    assert first.test is not None
+    return {
+        "validation_images": first.validation.images,
+        "test_images": first.test.images,
+        "compared_with_torch": first.validation.compared,
+    }
 
 
 def _write_raw_input(folder: Path, data: ImageData) -> RawInput:

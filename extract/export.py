@@ -1,34 +1,32 @@
-"""Export one subnet in every precision, run each against the torch subnet, and decide which are good enough to ship.
+"""Export subnets in every precision, run each file against the torch subnet, and decide which are good enough to ship.
 
-Relies on ``precision.py`` for the graphs and ``verify.py`` for the judgement; what is left out keeps its reason.
+Relies on ``precision.py`` for the graphs, ``verify.py`` for the judgement and ``repair.py`` where int8 loses too much;
+what is left out keeps its reason. A family shares the images, which are decoded once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import onnx
 from onnx import helper
 
-from deps.extract.evaluate import BATCH_SIZE
-from deps.extract.precision import PRECISIONS, convert
-from deps.extract.verify import Agreement, Batches, compare
+from deps.extract.calibration import Calibration, observe
+from deps.extract.images import Images
+from deps.extract.precision import PRECISIONS, SCHEMES, half
+from deps.extract.repair import Quantized, plain, repair
+from deps.extract.verify import Agreement, Batches, Candidate, Judgement, judge, top1_of
 from deps.ground.console import Story
 from deps.ground.errors import ExportError
 from deps.serve.manifest import Precision
 from deps.supernet import ArchSpec, SearchSpace
-from deps.supernet.evaluation import top1
 from deps.supernet.network import Network
 from deps.supernet.onnx_graph import onnx_from_subnet
 from deps.supernet.plan import plan
 from deps.train.data import ImageData
-
-CALIBRATION_IMAGES = 500
-"""Training images from which int8 takes the ranges of activations."""
-
-IMAGE_LIMIT = 5000
-"""Images of a split that every precision is run on; graphs meant for a GPU are slow on a processor."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -51,6 +49,9 @@ class Export:
     why_left_out: str | None
     """None when it is shipped."""
 
+    how: str = ""
+    """What had to be done for it to keep its accuracy; empty when nothing had."""
+
     @property
     def is_shipped(self) -> bool:
         """Whether it enters the bundle."""
@@ -63,6 +64,8 @@ class Exports:
 
     entries: tuple[Export, ...]
     torch_validation: float
+    """On the first validation images, as many as were compared."""
+
     torch_test: float
 
     @property
@@ -71,10 +74,22 @@ class Exports:
         return tuple(entry for entry in self.entries if entry.is_shipped)
 
     def notes(self) -> tuple[str, ...]:
-        """Return why each precision that is missing is missing."""
-        return tuple(
-            f"{entry.precision} left out: {entry.why_left_out}" for entry in self.entries if entry.why_left_out
-        )
+        """Return why each precision that is missing is missing, and which was repaired."""
+        missing = [f"{entry.precision} left out: {entry.why_left_out}" for entry in self.entries if entry.why_left_out]
+        repaired = [f"{entry.precision}: {entry.how}" for entry in self.shipped if entry.how]
+        return (*missing, *repaired)
+
+
+class Subnet(NamedTuple):
+    """What is exported."""
+
+    space: SearchSpace
+    arch: ArchSpec
+    network: Network
+    """Recalibrated, in evaluation mode."""
+
+    metadata: Mapping[str, str]
+    """Written into every file."""
 
 
 def export_subnet(
@@ -87,6 +102,7 @@ def export_subnet(
     metadata: Mapping[str, str],
     max_drop: float,
     seed: int,
+    judged: int | None = None,
 ) -> Exports:
     """Export a recalibrated subnet in every precision and check each.
 
@@ -99,57 +115,155 @@ def export_subnet(
         metadata: written into every file.
         max_drop: largest loss of validation accuracy, in points of a hundred, that is shipped.
         seed: of the draw of calibration images.
+        judged: most images of a split that precisions are judged on; by their size when None.
 
     Raises:
         ExportError: the fp32 graph does not compute what the subnet computes; nothing can be shipped then.
     """
-
-    def validation() -> Batches:
-        return data.validation.batches(BATCH_SIZE, resolution=arch.resolution, limit=IMAGE_LIMIT)
-
-    def test() -> Batches:
-        return data.test.batches(BATCH_SIZE, resolution=arch.resolution, limit=IMAGE_LIMIT)
-
-    state = {name: tensor.numpy() for name, tensor in subnet.state_dict().items()}
-    original = onnx_from_subnet(plan(space, arch), state, eps=space.norm_eps)
-    images = data.calibration(arch.resolution, images=CALIBRATION_IMAGES, seed=seed)
-    calibration = [batch.numpy() for batch in images]
-    reference = top1(subnet, validation())
-
-    entries = []
-    for precision in story.track(PRECISIONS, "exporting", total=len(PRECISIONS), unit="file"):
-        try:
-            model = convert(original, precision, calibration)
-            helper.set_model_props(model, {**metadata, "deps.precision": precision})
-            entries.append(_judge(model, precision, subnet, reference, validation, test, max_drop))
-        except ExportError as error:
-            if precision == "fp32":
-                raise
-            entries.append(Export(precision, b"", None, None, None, str(error)))
-    first = entries[0]
-    if not first.is_shipped:
-        raise ExportError(
-            f"the fp32 graph does not compute what the subnet computes: {first.why_left_out}; "
-            "this is a fault of deps: please report it with the architecture"
-        )
-    return Exports(tuple(entries), reference, top1(subnet, test()))
+    one = Subnet(space, arch, subnet, metadata)
+    return export_family([one], data, story, max_drop=max_drop, seed=seed, judged=judged)[0]
 
 
-def _judge(
-    model: onnx.ModelProto,
-    precision: Precision,
-    subnet: Network,
-    reference: float,
-    validation: Callable[[], Batches],
-    test: Callable[[], Batches],
+def export_family(
+    subnets: Sequence[Subnet],
+    data: ImageData,
+    story: Story,
+    *,
     max_drop: float,
-) -> Export:
-    agreement = compare(model, precision, subnet, validation())
-    drop, reason = reference - agreement.top1, None
-    if not agreement.is_within_tolerance:
-        reason = f"a logit is off by {agreement.max_abs_error:.3g}; the tolerance is {agreement.tolerance or 0:.3g}"
-    elif 100 * drop > max_drop + 1e-9:
-        reason = f"loses {100 * drop:.2f} points on validation images; --max-drop is {max_drop:g}"
-    # The bytes are ordered, so that the same subnet gives the same file.
-    content = model.SerializeToString(deterministic=True)
-    return Export(precision, content, agreement, compare(model, precision, subnet, test()), drop, reason)
+    seed: int,
+    judged: int | None = None,
+) -> list[Exports]:
+    """Export several subnets in every precision and check each file; images of a resolution are decoded once.
+
+    Args:
+        subnets: what to export.
+        data: calibration images, and the images that subnets are judged on.
+        story: told of each subnet.
+        max_drop: largest loss of validation accuracy, in points of a hundred, that is shipped.
+        seed: of the draw of calibration images.
+        judged: most images of a split that precisions are judged on; by their size when None.
+
+    Returns:
+        One for each subnet, in order.
+
+    Raises:
+        ExportError: an fp32 graph does not compute what its subnet computes; nothing can be shipped then.
+    """
+    images: dict[int, Images] = {}
+    exports = []
+    for subnet in story.track(subnets, "exporting", total=len(subnets), unit="subnet"):
+        resolution = subnet.arch.resolution
+        if resolution not in images:
+            images[resolution] = Images(data, resolution, seed=seed, judged=judged)
+        exports.append(_Exporter(subnet, images[resolution], max_drop, story).run())
+    return exports
+
+
+class _Made(NamedTuple):
+    """A file before it was judged."""
+
+    candidate: Candidate
+    quantized: Quantized | None
+
+
+class _Exporter:
+    """One subnet on its way to four files."""
+
+    def __init__(self, subnet: Subnet, images: Images, max_drop: float, story: Story) -> None:
+        self._subnet, self._images, self._max_drop, self._story = subnet, images, max_drop, story
+        state = {name: tensor.numpy() for name, tensor in subnet.network.state_dict().items()}
+        self._original = onnx_from_subnet(plan(subnet.space, subnet.arch), state, eps=subnet.space.norm_eps)
+        self._calibration: Calibration | None = None
+
+    def run(self) -> Exports:
+        made: dict[Precision, _Made] = {}
+        failed: dict[Precision, str] = {}
+        for precision in PRECISIONS:
+            try:
+                made[precision] = self._make(precision)
+            except ExportError as error:
+                if precision == "fp32":
+                    raise
+                failed[precision] = str(error)
+        judged = self._judge(made, self._images.validation)
+        reference = judged.agreements["fp32"].top1
+        for precision, entry in list(made.items()):
+            drop = 100 * (reference - judged.agreements[precision].top1)
+            if entry.quantized is None or drop <= self._max_drop + 1e-9:
+                continue
+            repaired = self._repair(precision, entry.quantized._replace(drop=drop, tries=1), reference)
+            made[precision] = self._finished(precision, repaired)
+            again = self._judge({precision: made[precision]}, self._images.validation)
+            judged.agreements.update(again.agreements)
+        test = self._judge(made, self._images.test)
+        entries = []
+        for precision in PRECISIONS:
+            if precision in failed:
+                entries.append(Export(precision, b"", None, None, None, failed[precision]))
+                continue
+            agreement = judged.agreements[precision]
+            entries.append(self._export(precision, made[precision], agreement, test.agreements[precision], reference))
+        if not entries[0].is_shipped:
+            raise ExportError(
+                f"the fp32 graph does not compute what the subnet computes: {entries[0].why_left_out}; "
+                "this is a fault of deps: please report it with the architecture"
+            )
+        return Exports(tuple(entries), judged.torch_top1, test.torch_top1)
+
+    def _make(self, precision: Precision) -> _Made:
+        if precision in SCHEMES:
+            if self._calibration is None:
+                self._calibration = observe(self._original, self._images.calibration)
+            return self._finished(precision, plain(self._original, self._calibration, SCHEMES[precision]))
+        model = half(self._original) if precision == "fp16" else _copy(self._original)
+        return _Made(Candidate(self._signed(model, precision)), None)
+
+    def _finished(self, precision: Precision, quantized: Quantized) -> _Made:
+        """Return the file of an int8 graph; what TensorRT does not quantise runs in fp16 there."""
+        if precision == "trt-int8":
+            model = self._signed(half(quantized.model), precision)
+            return _Made(Candidate(model, twin=quantized.model), quantized)
+        return _Made(Candidate(self._signed(_copy(quantized.model), precision)), quantized)
+
+    def _signed(self, model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
+        helper.set_model_props(model, {**self._subnet.metadata, "deps.precision": precision})
+        return model
+
+    def _judge(self, made: Mapping[Precision, _Made], batches: Batches) -> Judgement:
+        candidates = {precision: entry.candidate for precision, entry in made.items()}
+        return judge(candidates, self._subnet.network, batches, compared=self._images.compared)
+
+    def _repair(self, precision: Precision, first: Quantized, reference: float) -> Quantized:
+        assert self._calibration is not None
+        assert first.drop is not None
+        self._story.detail(f"{precision} loses {first.drop:.2f} points; trying other ranges and fewer layers")
+        some = np.concatenate(self._images.calibration)[: self._images.ranking]
+        return repair(
+            self._original,
+            self._calibration,
+            SCHEMES[precision],
+            some,
+            first=first,
+            drop_of=lambda model: 100 * (reference - top1_of(model, precision, self._images.validation)),
+            max_drop=self._max_drop + 1e-9,
+        )
+
+    def _export(
+        self, precision: Precision, made: _Made, agreement: Agreement, test: Agreement, reference: float
+    ) -> Export:
+        drop, how = reference - agreement.top1, made.quantized.describe() if made.quantized else ""
+        reason = None
+        if not agreement.is_within_tolerance:
+            reason = f"a logit is off by {agreement.max_abs_error:.3g}; the tolerance is {agreement.tolerance or 0:.3g}"
+        elif 100 * drop > self._max_drop + 1e-9:
+            tried = f" after {made.quantized.tries} tries to repair it" if made.quantized and how else ""
+            reason = f"loses {100 * drop:.2f} points on validation images{tried}; --max-drop is {self._max_drop:g}"
+        # The bytes are ordered, so that the same subnet gives the same file.
+        content = made.candidate.model.SerializeToString(deterministic=True)
+        return Export(precision, content, agreement, test, drop, reason, how)
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy

@@ -6,9 +6,9 @@ so a graph that is meant for TensorRT runs here with its quantise and dequantise
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import onnx
@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deps.extract.parallel import map_in_threads
 from deps.extract.session import open_session
 from deps.ground.errors import DataError
 from deps.serve.manifest import Precision
@@ -30,7 +31,7 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How a graph's answers compare with those of the torch subnet on the same images."""
+    """How a graph's answers compare with those of the torch subnet on the same images, and with the labels."""
 
     max_abs_error: float
     """Largest difference of any logit."""
@@ -39,12 +40,15 @@ class Agreement:
     """What that may be; None where only accuracy counts."""
 
     same_answer: float
-    """Share of images on which both name the same class."""
+    """Share of the compared images on which both name the same class."""
 
     top1: float
-    """Share of images that the graph gets right."""
+    """Share of all images that the graph gets right."""
 
     images: int
+
+    compared: int
+    """How many of the first images torch answered too."""
 
     @property
     def is_within_tolerance(self) -> bool:
@@ -53,14 +57,32 @@ class Agreement:
 
 
 class Session:
-    """A graph in onnxruntime, on the CPU."""
+    """A graph in onnxruntime, on the CPU, in one thread."""
 
     def __init__(self, model: onnx.ModelProto, precision: Precision) -> None:
-        self._session = open_session(model, precision, is_literal=precision == "trt-int8")
+        self._session = open_session(model, precision, is_literal=precision == "trt-int8", num_threads=1)
 
     def __call__(self, x_NCHW: NDArray[Any]) -> NDArray[Any]:
         """Return the logits, shape (N, classes)."""
         return cast("NDArray[Any]", self._session.run(None, {INPUT: np.ascontiguousarray(x_NCHW)})[0])
+
+
+class Candidate(NamedTuple):
+    """A graph that is judged."""
+
+    model: onnx.ModelProto
+
+    twin: onnx.ModelProto | None = None
+    """The same in float32 arithmetic, which answers in its place where torch answers no more: the processor has no
+    kernels for quantising fp16, and takes six times as long."""
+
+
+class Judgement(NamedTuple):
+    """What several graphs, and torch, made of the same images."""
+
+    agreements: dict[Precision, Agreement]
+    torch_top1: float
+    """Share of the compared images that torch got right."""
 
 
 def compare(model: onnx.ModelProto, precision: Precision, subnet: nn.Module, batches: Batches) -> Agreement:
@@ -70,24 +92,117 @@ def compare(model: onnx.ModelProto, precision: Precision, subnet: nn.Module, bat
         ExportError: the graph is not valid, or onnxruntime cannot load it.
         DataError: there was no image.
     """
-    session = Session(model, precision)
-    error = largest = 0.0
-    same = right = images = 0
-    for x_NCHW, labels_N, expected_NV in _answers(subnet, batches):
-        found_NV = session(x_NCHW)
-        difference = np.abs(found_NV - expected_NV)
-        error = max(error, float(difference.max())) if np.isfinite(difference).all() else float("inf")
-        largest = max(largest, float(np.abs(expected_NV).max()))
-        same += int((found_NV.argmax(1) == expected_NV.argmax(1)).sum())
-        right += int((found_NV.argmax(1) == labels_N).sum())
-        images += len(labels_N)
-    if images == 0:
+    return judge({precision: Candidate(model)}, subnet, batches).agreements[precision]
+
+
+def judge(
+    candidates: Mapping[Precision, Candidate], subnet: nn.Module, batches: Batches, *, compared: int | None = None
+) -> Judgement:
+    """Run several graphs on the same images, and the torch subnet on the first of them.
+
+    Args:
+        candidates: the graphs.
+        subnet: in evaluation mode.
+        batches: images and labels, gone through once.
+        compared: torch answers batches until so many images are done; None means all.
+
+    Raises:
+        ExportError: a graph is not valid, or onnxruntime cannot load it.
+        DataError: there was no image.
+    """
+    sessions = {name: Session(candidate.model, name) for name, candidate in candidates.items()}
+    twins = {
+        name: open_session(candidate.twin, f"{name} twin", is_unfused=True, num_threads=1)
+        for name, candidate in candidates.items()
+        if candidate.twin is not None
+    }
+
+    def answer(batch: _Batch) -> dict[Precision, NDArray[Any]]:
+        answers: dict[Precision, NDArray[Any]] = {}
+        for name, session in sessions.items():
+            if batch.expected_NV is None and name in twins:
+                answers[name] = twins[name].run(None, {INPUT: batch.x_NCHW})[0]
+            else:
+                answers[name] = session(batch.x_NCHW)
+        return answers
+
+    tallies = {name: _Tally(name) for name in candidates}
+    torch_right = torch_images = 0
+    for batch, answers in map_in_threads(lambda b: (b, answer(b)), _with_torch(subnet, batches, compared)):
+        for name, found_NV in answers.items():
+            tallies[name].add(found_NV, batch)
+        if batch.expected_NV is not None:
+            torch_right += int((batch.expected_NV.argmax(1) == batch.labels_N).sum())
+            torch_images += len(batch.labels_N)
+    if torch_images == 0:
         raise DataError("a graph cannot be compared without images; the split is empty")
-    tolerance = TOLERANCE[precision] * largest if precision in TOLERANCE else None
-    return Agreement(error, tolerance, same / images, right / images, images)
+    return Judgement({name: tally.agreement() for name, tally in tallies.items()}, torch_right / torch_images)
 
 
-@torch.no_grad()
-def _answers(subnet: nn.Module, batches: Batches) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
+class _Batch(NamedTuple):
+    x_NCHW: NDArray[Any]
+    labels_N: NDArray[Any]
+    expected_NV: NDArray[Any] | None
+    """Torch's logits, where it answered."""
+
+
+def _with_torch(subnet: nn.Module, batches: Batches, compared: int | None) -> Iterator[_Batch]:
+    done = 0
     for x_NCHW, labels_N in batches:
-        yield x_NCHW.numpy(), labels_N.numpy(), subnet(x_NCHW).numpy()
+        expected_NV = None
+        if compared is None or done < compared:
+            with torch.no_grad():
+                expected_NV = subnet(x_NCHW).numpy()
+        done += len(labels_N)
+        yield _Batch(np.ascontiguousarray(x_NCHW.numpy()), labels_N.numpy(), expected_NV)
+
+
+class _Tally:
+    """What is known of one graph after some batches."""
+
+    def __init__(self, precision: Precision) -> None:
+        self._precision = precision
+        self._error = self._largest = 0.0
+        self._same = self._right = self._compared = self._images = 0
+
+    def add(self, found_NV: NDArray[Any], batch: _Batch) -> None:
+        """Take one batch of answers into account."""
+        if not np.isfinite(found_NV).all():
+            self._error = float("inf")
+        self._right += int((found_NV.argmax(1) == batch.labels_N).sum())
+        self._images += len(batch.labels_N)
+        if batch.expected_NV is not None:
+            self._error = max(self._error, float(np.abs(found_NV - batch.expected_NV).max(initial=0.0)))
+            self._largest = max(self._largest, float(np.abs(batch.expected_NV).max()))
+            self._same += int((found_NV.argmax(1) == batch.expected_NV.argmax(1)).sum())
+            self._compared += len(batch.labels_N)
+
+    def agreement(self) -> Agreement:
+        """Return the sums as shares."""
+        tolerance = TOLERANCE[self._precision] * self._largest if self._precision in TOLERANCE else None
+        error = self._error if np.isfinite(self._error) else float("inf")
+        return Agreement(
+            error,
+            tolerance,
+            self._same / self._compared,
+            self._right / self._images,
+            self._images,
+            self._compared,
+        )
+
+
+def top1_of(model: onnx.ModelProto, precision: Precision, batches: Batches) -> float:
+    """Return the share of images that a graph in float32 arithmetic gets right, quantised or not.
+
+    Raises:
+        ExportError: the graph is not valid, or onnxruntime cannot load it.
+    """
+    session = open_session(model, precision, is_unfused=precision == "trt-int8", num_threads=1)
+
+    def right(batch: tuple[Tensor, Tensor]) -> tuple[int, int]:
+        x_NCHW, labels_N = batch
+        logits_NV = session.run(None, {INPUT: np.ascontiguousarray(x_NCHW.numpy())})[0]
+        return int((logits_NV.argmax(1) == labels_N.numpy()).sum()), len(labels_N)
+
+    counts = list(map_in_threads(right, batches))
+    return sum(hits for hits, _ in counts) / sum(images for _, images in counts)

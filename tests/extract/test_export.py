@@ -28,7 +28,7 @@ def test_every_precision_agrees_with_torch_and_keeps_its_accuracy(exports):
             assert agreement.images == 300
             if entry.precision in TOLERANCE:
                 assert agreement.max_abs_error <= agreement.tolerance
-            assert agreement.same_answer >= (0.999 if entry.precision == "fp32" else 0.9)
+            assert agreement.same_answer >= (0.999 if entry.precision == "fp32" else 0.85)
         assert entry.drop == pytest.approx(exports.torch_validation - entry.validation.top1)
     fp32 = exports.entries[0]
     assert (fp32.validation.top1, fp32.test.top1) == (exports.torch_validation, exports.torch_test)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
 from deps.extract.precision import PRECISIONS, convert
-from deps.ground.errors import FileError
 from deps.supernet.onnx_graph import onnx_from_subnet
 from deps.supernet.plan import plan
 
@@ -105,22 +102,3 @@ def test_only_convolutions_and_linear_layers_are_quantised(converted):
                 assert "DequantizeLinear" in feeds, node.name
             elif node.op_type in ("HardSwish", "HardSigmoid"):
                 assert feeds <= {"Conv", "DequantizeLinear", "Cast"}
-
-
-def test_quantising_says_nothing_and_leaves_logging_as_it_was(original, calibration, capfd):
-    """stderr is for our own story; a library's advice would puzzle."""
-    handlers, disabled = list(logging.getLogger().handlers), logging.root.manager.disable
-    convert(original, "cpu-int8", calibration)
-    out, err = capfd.readouterr()
-    assert out == err == ""
-    assert logging.getLogger().handlers == handlers
-    assert logging.root.manager.disable == disabled
-
-
-def test_a_temporary_folder_that_cannot_be_written_is_an_error_in_one_line(
-    original, calibration, tmp_path, monkeypatch
-):
-    """The remedy is to set TMPDIR, which nobody would guess."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
-    with pytest.raises(FileError, match="TMPDIR"):
-        convert(original, "cpu-int8", calibration)
