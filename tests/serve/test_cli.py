@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
 from PIL import Image
 
 from deps.serve.cli import main
@@ -100,6 +102,43 @@ def test_open_address_is_warned_of(bundle_folder: Path):
         assert server.wait(DEADLINE_S) == 0
 
 
+def test_server_with_everything_switched_on(make_bundle: Callable[..., Path], tmp_path: Path):
+    """A folder of bundles, gRPC, a token from a file on an open address, and a log for machines."""
+    shutil.copytree(make_bundle(name="one"), tmp_path / "models" / "a")
+    shutil.copytree(make_bundle(name="two"), tmp_path / "models" / "b")
+    (tmp_path / "token").write_text("a-secret-of-some-length\n")
+    words = [
+        "--repository",
+        tmp_path / "models",
+        "--load",
+        "two",
+        "--port",
+        "0",
+        "--grpc-port",
+        "0",
+        "--json",
+        "--quiet",
+    ]
+    words += ["--host", "0.0.0.0", "--token-file", tmp_path / "token", "--log-format", "json", "--log-level", "info"]
+    with _start(*words, "--threads", "1", "--watch", "0.05") as server:
+        assert server.stdout is not None
+        assert server.stderr is not None
+        facts = json.loads(server.stdout.readline())
+        assert facts["models"] == ["two"]
+        url = facts["url"].replace("0.0.0.0", "127.0.0.1")
+        assert httpx.get(f"{url}/v2/models/two").status_code == 401
+        shown = {"Authorization": "Bearer a-secret-of-some-length"}
+        assert httpx.post(f"{url}/v2/repository/models/one/load", headers=shown).status_code == 200
+        with triton.InferenceServerClient(facts["grpc"].replace("0.0.0.0", "127.0.0.1")) as client:
+            assert client.is_server_ready()
+            assert client.is_model_ready("one", headers={"authorization": shown["Authorization"]})
+        os.utime(tmp_path / "models" / "b" / "manifest.json")
+        told = next(line for line in map(json.loads, server.stderr) if line["message"] == "swapped two")
+        assert (told["level"], told["model"]) == ("info", "two")
+        server.terminate()
+        assert server.wait(DEADLINE_S) == 0
+
+
 def test_pictures_are_classified_without_a_server(bundle_folder: Path, picture: Path, tiny, capsys):
     """The answer stands on stdout, what ran it on stderr."""
     assert main(["run", str(bundle_folder), str(picture), str(picture), "--top", "2", "--json"]) == 0
@@ -174,6 +213,11 @@ def test_build_writes_engines_and_says_which(make_bundle: Callable[..., Path], c
         (["build", "BUNDLE"], "target cpu has no TensorRT"),
         (["bench", "BUNDLE", "--subnet", "medium"], "has no subnet 'medium'"),
         (["BUNDLE", "--host", "203.0.113.7"], "cannot listen on 203.0.113.7"),
+        (["--port", "0"], "there is nothing to serve; expected a BUNDLE or --repository DIR"),
+        (["--repository", "BUNDLE/models", "--port", "0"], "holds no bundle"),
+        (["BUNDLE", "BUNDLE", "--port", "0"], "both answer to the name 'tiny'"),
+        (["BUNDLE", "--port", "0", "--token-file", "BUNDLE/absent"], "absent cannot be read"),
+        (["BUNDLE", "--port", "0", "--token", "short"], "the token of --token is empty, short"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_code_1(bundle_folder: Path, capsys, words: list[str], said: str):

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from running import Running, running
 
 from deps.serve.service import ServeOptions
+from running import Running, running
 
 PROGRAM = os.environ.get("DEPS_PERF_ANALYZER") or shutil.which("perf_analyzer") or ""
 
