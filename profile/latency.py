@@ -19,6 +19,7 @@ from deps.ground.errors import LatencyTableError
 from deps.ground.files import read_json, write_json
 from deps.ground.units import format_ms
 from deps.profile.additive import CostTable, LinearForm, tabulate
+from deps.profile.energy import Energy
 from deps.serve.records import plain_from_record, record_from_plain
 from deps.supernet.arch import ArchSpec
 from deps.supernet.plan import Piece, plan
@@ -139,6 +140,9 @@ class LatencyTable:
 
     provenance: dict[str, Any]
     origin: Origin = "measured"
+    energy: Energy | None = None
+    """What some of the measured nets took in energy; None where nobody tried to meter it."""
+
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -263,6 +267,7 @@ class LatencyTable:
             ("space", f"{self.space} at {', '.join(map(str, self.resolutions))} px, {len(self.entries)} entries"),
             ("clock", " and ".join(clock[name] for name in clocks)),
             *self._error_rows(),
+            *([] if self.energy is None else [("energy", self.energy.to_text())]),
         ]
         return "\n".join(f"{name:<14} {value}" for name, value in rows)
 
