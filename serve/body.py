@@ -8,8 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import AsyncIterator
 
-from deps.ground.units import format_bytes
-from deps.serve.refusals import RefusedError
+from deps.serve.refusals import RefusedError, body_too_large
 
 DEFAULT_MAX_BODY_BYTES = 32 * 2**20
 
@@ -17,15 +16,14 @@ DEFAULT_MAX_BODY_BYTES = 32 * 2**20
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
-def _too_large(max_bytes: int) -> RefusedError:
-    limit = format_bytes(max_bytes)
-    return RefusedError(f"the body is too large; expected at most {limit}; send fewer images at once", status=413)
-
-
 async def read_body(
-    chunks: AsyncIterator[bytes], *, max_bytes: int, content_length: str | None, content_encoding: str | None
-) -> bytes:
-    """Return the whole body, decompressed.
+    chunks: AsyncIterator[bytes | memoryview],
+    *,
+    max_bytes: int,
+    content_length: str | None,
+    content_encoding: str | None,
+) -> bytes | memoryview:
+    """Return the whole body, decompressed; a body that came in one piece is not copied.
 
     Args:
         chunks: the body as it arrives.
@@ -37,7 +35,7 @@ async def read_body(
         RefusedError: too large (413), an unknown encoding (415), or damaged compression (400).
     """
     if content_length is not None and content_length.isdigit() and int(content_length) > max_bytes:
-        raise _too_large(max_bytes)
+        raise body_too_large(max_bytes)
     encoding = (content_encoding or "identity").strip().lower()
     if encoding != "identity" and encoding not in _WINDOW_BITS:
         raise RefusedError(
@@ -47,20 +45,21 @@ async def read_body(
     async for chunk in chunks:
         size += len(chunk)
         if size > max_bytes:
-            raise _too_large(max_bytes)
-        pieces.append(chunk)
+            raise body_too_large(max_bytes)
+        if chunk:
+            pieces.append(chunk)
     body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     return body if encoding == "identity" else _decompress(body, encoding, max_bytes)
 
 
-def _decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
+def _decompress(body: bytes | memoryview, encoding: str, max_bytes: int) -> bytes:
     machine = zlib.decompressobj(_WINDOW_BITS[encoding])
     try:
         plain = machine.decompress(body, max_bytes + 1)
     except zlib.error as error:
         raise RefusedError(f"the body is not {encoding} ({error}); expected what Content-Encoding says") from error
     if len(plain) > max_bytes:
-        raise _too_large(max_bytes)
+        raise body_too_large(max_bytes)
     if not machine.eof or machine.unused_data:
         raise RefusedError(f"the {encoding} body is cut short or has bytes after its end; expected exactly one stream")
     return plain

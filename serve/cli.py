@@ -221,6 +221,7 @@ def _serve(args: argparse.Namespace) -> Report | None:
     from deps.ground.errors import BundleError
     from deps.serve.access import Access, read_token
     from deps.serve.body import DEFAULT_MAX_BODY_BYTES
+    from deps.serve.front.limits import Limits
     from deps.serve.http import create_app
     from deps.serve.logs import set_up_logs
     from deps.serve.repository import Repository
@@ -256,7 +257,7 @@ def _serve(args: argparse.Namespace) -> Report | None:
             if args.json:
                 print(json.dumps(facts), flush=True)
 
-        run_server(app, repository, bound, announce)
+        run_server(app, repository, bound, announce, Limits(max_body_bytes=max_body_bytes))
         story.say("stopped; every accepted request was answered")
     return None
 

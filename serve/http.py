@@ -25,6 +25,7 @@ from deps.serve.access import Access
 from deps.serve.answers import InferAnswer, encode_infer, json_bytes
 from deps.serve.body import DEFAULT_MAX_BODY_BYTES, accepted_encoding, compress, read_body
 from deps.serve.descriptions import model_metadata, server_metadata
+from deps.serve.front.exchange import ARRIVAL, EXCHANGE, Exchange
 from deps.serve.images import image_from_bytes
 from deps.serve.metrics import CONTENT_TYPE, metrics_text
 from deps.serve.models import Asking, Loaded, Served
@@ -43,6 +44,7 @@ from deps.serve.refusals import ClientGoneError, RefusedError
 from deps.serve.repository import Repository
 
 T = TypeVar("T")
+Buffer = bytes | memoryview
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 PICTURE_TYPES = ("image/jpeg", "image/png")
@@ -173,7 +175,7 @@ async def _failed(_: Request, error: Exception) -> Response:
 
 
 async def _broken(_: Request, error: Exception) -> Response:
-    # uvicorn hangs up after such an error; the client must know, or its next request runs into a closed connection.
+    # The connection may be in any state now; the client must know not to use it again.
     message = f"the server met an error of its own ({type(error).__name__}); see its log"
     return _error(message, 500, {"Connection": "close"})
 
@@ -277,7 +279,7 @@ class _Api:
         return _json(openapi(self._repository, needs_token=self._access.token is not None))
 
     async def infer(self, request: Request) -> Response:
-        arrived = time.monotonic()
+        arrived = request.scope.get(ARRIVAL) or time.monotonic()
         served = self._served(request)
         with served.asking(arrived) as asking, served.lease() as loaded:
             timeout_s = parse_timeout_header(request.headers.get(TIMEOUT_HEADER))
@@ -290,7 +292,7 @@ class _Api:
         return await _compressed(request, answer.body, headers, media_type)
 
     async def _infer(
-        self, served: Served, loaded: Loaded, asking: Asking, body: bytes, header_length: str | None, timeout_s: float
+        self, served: Served, loaded: Loaded, asking: Asking, body: Buffer, header_length: str | None, timeout_s: float
     ) -> InferAnswer:
         signature = loaded.signatures[served.takes_raw]
         asked: InferRequest
@@ -309,7 +311,7 @@ class _Api:
         return answer
 
     async def classify(self, request: Request) -> Response:
-        arrived = time.monotonic()
+        arrived = request.scope.get(ARRIVAL) or time.monotonic()
         served = self._served(request)
         with served.asking(arrived) as asking, served.lease() as loaded:
             timeout_s = parse_timeout_header(request.headers.get(TIMEOUT_HEADER))
@@ -321,7 +323,7 @@ class _Api:
         return _json(answer)
 
     async def _classify(
-        self, served: Served, loaded: Loaded, asking: Asking, content: bytes, count: int, timeout_s: float
+        self, served: Served, loaded: Loaded, asking: Asking, content: Buffer, count: int, timeout_s: float
     ) -> dict[str, Any]:
         manifest = loaded.service.manifest
         image_CHW = await asyncio.to_thread(image_from_bytes, content, manifest.input)
@@ -337,7 +339,7 @@ class _Api:
     def _served(self, request: Request) -> Served:
         return self._repository.find(request.path_params["name"], request.path_params.get("version"))
 
-    async def _body(self, request: Request) -> bytes:
+    async def _body(self, request: Request) -> Buffer:
         try:
             return await read_body(
                 request.stream(),
@@ -376,6 +378,10 @@ async def _unless_gone(request: Request, answering: Coroutine[Any, Any, T]) -> T
     Raises:
         ClientGoneError: the client is gone.
     """
+    exchange = request.scope.get(EXCHANGE)
+    if isinstance(exchange, Exchange):  # our own server cancels this task, which costs nothing until it does
+        with exchange.cancelled_when_gone():
+            return await answering
     answer = asyncio.ensure_future(answering)
     # The body was read to its end, so the next message can only be that the client is gone.
     gone = asyncio.ensure_future(request.receive())

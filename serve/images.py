@@ -23,7 +23,7 @@ MAX_PIXELS = 50_000_000
 _DRAFT_MARGIN = 3
 
 
-def image_from_bytes(content: bytes, spec: InputSpec, *, max_pixels: int = MAX_PIXELS) -> FloatArray:
+def image_from_bytes(content: bytes | memoryview, spec: InputSpec, *, max_pixels: int = MAX_PIXELS) -> FloatArray:
     """Decode a picture and bring it into the model's shape.
 
     Args:
@@ -40,7 +40,7 @@ def image_from_bytes(content: bytes, spec: InputSpec, *, max_pixels: int = MAX_P
     return _normalise(_shape(_decode(content, spec, max_pixels), spec, max_pixels), spec)
 
 
-def _decode(content: bytes, spec: InputSpec, max_pixels: int) -> Image.Image:
+def _decode(content: bytes | memoryview, spec: InputSpec, max_pixels: int) -> Image.Image:
     """Return the picture upright, in the colours of the model."""
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)

@@ -140,7 +140,7 @@ def parse_timeout_header(text: str | None) -> float:
     return min(milliseconds / 1e3, _MAX_TIMEOUT_S)
 
 
-def parse_json(text: bytes, what: str) -> Any:
+def parse_json(text: bytes | memoryview, what: str) -> Any:
     """Return the value that a body holds.
 
     Args:
@@ -155,14 +155,14 @@ def parse_json(text: bytes, what: str) -> Any:
         refuse(f"the request holds {name}; expected JSON, which has finite numbers only")
 
     try:
-        return json.loads(text.decode("utf-8"), parse_constant=no_such_number)
+        return json.loads(str(text, "utf-8"), parse_constant=no_such_number)
     except RecursionError:
         refuse("the request is nested too deeply; expected tensors of four dimensions at most")
     except ValueError as error:
         refuse(f"the request is not JSON ({error}); expected {what}")
 
 
-def parse_infer(body: bytes, header_length: str | None, signature: Signature) -> InferRequest:
+def parse_infer(body: bytes | memoryview, header_length: str | None, signature: Signature) -> InferRequest:
     """Understand an inference request.
 
     Args:
@@ -208,7 +208,7 @@ def read_infer(value: Any, rest: bytes | memoryview, signature: Signature) -> In
 
 
 def parse_control(
-    body: bytes, known: Mapping[str, type], *, parameters: Mapping[str, type] | None = None
+    body: bytes | memoryview, known: Mapping[str, type], *, parameters: Mapping[str, type] | None = None
 ) -> dict[str, Any]:
     """Understand what is said beside the name when models are listed, loaded or unloaded; an empty body says nothing.
 

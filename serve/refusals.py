@@ -6,6 +6,7 @@ Relies on nothing of the web: the protocol, the runner and the pictures refuse, 
 from __future__ import annotations
 
 from deps.ground.errors import RequestError
+from deps.ground.units import format_bytes
 
 
 class RefusedError(RequestError):
@@ -22,3 +23,9 @@ class RefusedError(RequestError):
 
 class ClientGoneError(Exception):
     """The client hung up before its answer was there; nobody is told."""
+
+
+def body_too_large(max_bytes: int) -> RefusedError:
+    """Return the refusal of a body, or of what it decompresses to, that is over the limit."""
+    limit = format_bytes(max_bytes)
+    return RefusedError(f"the body is too large; expected at most {limit}; send fewer images at once", status=413)

@@ -20,11 +20,11 @@ FloatArray = npt.NDArray[np.float32]
 ALIGNMENT = 64
 
 
-def aligned_bytes(size: int, *, before: int = 0) -> npt.NDArray[np.uint8]:
-    """Return ``before + size`` bytes of new memory, not zeroed, of which the last ``size`` start at a cache line."""
-    memory = np.empty(before + size + ALIGNMENT, dtype=np.uint8)
-    start = -(memory.ctypes.data + before) % ALIGNMENT
-    return memory[start : start + before + size]
+def aligned_bytes(size: int, *, cut: int = 0) -> npt.NDArray[np.uint8]:
+    """Return new memory, not zeroed, in which the byte at ``cut`` lies at the start of a cache line."""
+    memory = np.empty(size + ALIGNMENT, dtype=np.uint8)
+    start = -(memory.ctypes.data + cut) % ALIGNMENT
+    return memory[start : start + size]
 
 
 class Staging:

@@ -66,7 +66,7 @@ def array_from_bytes(raw: bytes | memoryview, shape: tuple[int, ...], where: str
     return np.frombuffer(raw, spec.dtype).reshape(shape)
 
 
-def array_from_body(body: bytes, spec: TensorSpec) -> AnyArray:
+def array_from_body(body: bytes | memoryview, spec: TensorSpec) -> AnyArray:
     """Return the images of a body that is nothing but one tensor.
 
     Raises:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 
 from deps.serve.access import Access
+from deps.serve.front.acceptor import Acceptor
+from deps.serve.front.limits import Limits
 from deps.serve.grpc_front import GrpcFront
 from deps.serve.http import create_app
 from deps.serve.repository import Repository
-from deps.serve.server import listen, url_of
+from deps.serve.server import Stop, listen, new_event_loop, serve, url_of
 from deps.serve.service import ServeOptions, Service
 
 MAX_BODY_BYTES = 200_000
@@ -62,19 +63,19 @@ def running(
     if with_grpc:
         fronts = [GrpcFront(repository, "127.0.0.1:0", access=access, max_body_bytes=MAX_BODY_BYTES)]
     app = {"access": access, "max_body_bytes": MAX_BODY_BYTES, "beside": fronts, **app}
-    server = uvicorn.Server(uvicorn.Config(create_app(repository, **app), log_config=None, lifespan="on"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+    loop, stop, is_up = new_event_loop(), Stop(repository.begin_drain), threading.Event()
+    acceptor = Acceptor(create_app(repository, **app), Limits(max_body_bytes=app["max_body_bytes"]))
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(acceptor, bound, stop, is_up.set),))
     thread.start()
     try:
         with httpx.Client(base_url=url_of(bound), timeout=20) as client:
-            while not server.started:
-                assert thread.is_alive()
-                time.sleep(0.005)
+            assert is_up.wait(20)
             grpc = f"127.0.0.1:{fronts[0].port}" if fronts else ""
             yield Running(url_of(bound), repository, client, grpc)
     finally:
-        server.should_exit = True
+        loop.call_soon_threadsafe(stop.heed, signal.SIGINT)
         thread.join(20)
+        loop.close()
         bound.close()
     assert not thread.is_alive()
     assert not repository.is_ready

@@ -360,7 +360,7 @@ def test_headers_over_the_limit_are_refused(client):
     """Memory for headers is bounded as for bodies."""
     answer = client.get("/v2", headers={f"x-{number}": "y" * 4000 for number in range(10)})
     assert answer.status_code == 431
-    assert "the headers hold" in answer.json()["error"]
+    assert "the headers are too long" in answer.json()["error"]
 
 
 def test_server_with_a_token_answers_only_to_it(make_bundle: Callable[..., Path]):
