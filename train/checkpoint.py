@@ -21,6 +21,7 @@ from deps.supernet.checkpoint import load_tensors, save_tensors
 SCHEMA_VERSION = 1
 FOLDER = "checkpoints"
 KEEP = 2
+"""Checkpoints that stay; with one alone a broken disk block would cost the whole training."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +40,12 @@ class Progress:
     sums: dict[str, float] = field(default_factory=dict)
     """Sums over the steps of the epoch that is under way."""
 
+    cost: dict[str, Any] = field(default_factory=dict)
+    """The account of what was spent so far, see ``Cost``."""
+
+    best: tuple[float, ...] = ()
+    """The best watched figure so far, see ``loop``."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class State:
@@ -53,11 +60,11 @@ class State:
 PARTS = ("weights", "momentum", "teacher")
 
 
-def save_checkpoint(folder: Path, state: State, progress: Progress) -> None:
-    """Write a checkpoint and remove all but the newest few.
+def save_checkpoint(folder: Path, state: State, progress: Progress, *, keep: int = KEEP) -> None:
+    """Write a checkpoint and remove all but the newest ``keep``.
 
     Raises:
-        FileError: the disk is full, or the place cannot be written.
+        FileError: the disk is full, or the place cannot be written; the message names the checkpoint that is left.
     """
     stored = {
         f"{part}/{name}": tensor.detach().cpu().contiguous()
@@ -65,8 +72,13 @@ def save_checkpoint(folder: Path, state: State, progress: Progress) -> None:
         for name, tensor in getattr(state, part).items()
     }
     metadata = {"schema_version": str(SCHEMA_VERSION), "progress": json.dumps(asdict(progress))}
-    save_tensors(folder / FOLDER / f"step-{progress.step:08d}.safetensors", stored, metadata)
-    for old in _checkpoints(folder)[KEEP:]:
+    try:
+        save_tensors(folder / FOLDER / f"step-{progress.step:08d}.safetensors", stored, metadata)
+    except FileError as error:
+        left = [int(path.stem.removeprefix("step-")) for path in _checkpoints(folder)[:1]]
+        where = f"the checkpoint of step {left[0]}, which is whole" if left else "the beginning"
+        raise FileError(f"{error}; --resume goes on from {where}") from error
+    for old in _checkpoints(folder)[keep:]:
         old.unlink(missing_ok=True)
 
 
@@ -110,7 +122,7 @@ def _read_progress(path: Path) -> Progress:
                 f"{path} has schema_version {metadata.get('schema_version')}; this deps reads {SCHEMA_VERSION}"
             )
         fields: dict[str, Any] = json.loads(metadata["progress"])
-        return Progress(**fields)
+        return Progress(**{**fields, "best": tuple(fields.get("best", ()))})
     except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise FileError(f"{path} is damaged: {error}") from error
 

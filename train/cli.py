@@ -23,8 +23,7 @@ PROGRAM = "deps-train"
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``deps-train``."""
-    from deps.train.augmentation import POLICIES
-    from deps.train.recipe import METHODS, field_docs, field_kinds
+    from deps.train.recipe import field_choices, field_docs, field_kinds
     from deps.train.recipes import recipe_names
 
     parser = argparse.ArgumentParser(
@@ -54,18 +53,25 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--scale-lr", action="store_true", help="with another --batch-size, change the learning rate in proportion"
     )
+    parser.add_argument(
+        "--keep-checkpoints",
+        type=int,
+        default=2,
+        metavar="K",
+        help="checkpoints that stay, beside the best supernet (2)",
+    )
     add_common_flags(parser)
 
     settings = parser.add_argument_group("settings of the recipe")
-    docs = field_docs()
+    docs, choices = field_docs(), field_choices()
     for name, kind in field_kinds().items():
         if name == "name":
             continue
         flag, text = "--" + name.replace("_", "-"), docs.get(name, "").split("\n")[0].replace("%", "%%")
         if kind is bool:
             settings.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
-        elif name in ("method", "policy"):
-            settings.add_argument(flag, choices=METHODS if name == "method" else POLICIES, help=text)
+        elif name in choices:
+            settings.add_argument(flag, choices=choices[name], help=text)
         elif kind is tuple:
             settings.add_argument(flag, type=numbers, metavar="N,N", help=text)
         else:
@@ -73,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(args: argparse.Namespace) -> Report:
+def run(args: argparse.Namespace) -> Report | None:
     """Train what the arguments say."""
     require("torch", "compile")
     from deps.train.loop import TrainConfig, train
@@ -93,6 +99,7 @@ def run(args: argparse.Namespace) -> Report:
         device=args.device,
         download=args.download,
         workers=args.workers,
+        keep_checkpoints=args.keep_checkpoints,
     )
     return train(config, story)
 

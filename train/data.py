@@ -97,6 +97,10 @@ class Split(Protocol):
         """Return the split cut to its first images."""
         ...
 
+    def part(self, rows: slice) -> Split:
+        """Return the split cut to some neighbouring images."""
+        ...
+
     def to(self, device: torch.device) -> Split:
         """Return the split with its batches on another device."""
         ...
@@ -241,15 +245,16 @@ class ImageData:
         images: int,
         batch_size: int = CALIBRATION_BATCH,
         seed: int = CALIBRATION_SEED,
+        shard: tuple[int, int] = (0, 1),
     ) -> list[Tensor]:
         """Return batches of varied training images for BatchNorm recalibration; see ``for_calibration``.
 
         The images are drawn at random once; the same arguments give the same batches. A last batch of one image would
-        have no variance and is left out.
+        have no variance and is left out. Of several ranks each makes every so-manieth batch, by ``shard``.
         """
         rows = torch.from_numpy(np.random.default_rng(seed).permutation(len(self.train)))[:images]
         augmentation, key = self.augmentation.for_calibration(), key_of(seed, 2, 0)
-        parts = [part for part in torch.split(rows, batch_size) if len(part) > 1]
+        parts = [part for part in torch.split(rows, batch_size) if len(part) > 1][shard[0] :: shard[1]]
         return list(self.train.augmented(Job(part, augmentation, key, resolution) for part in parts))
 
     def to(self, device: torch.device) -> ImageData:

@@ -96,6 +96,10 @@ class FolderSplit:
         paths = tuple(self.paths[row] for row in rows.tolist())
         return replace(self, paths=paths, labels_N=self.labels_N[rows.to(self.labels_N.device)])
 
+    def part(self, rows: slice) -> FolderSplit:
+        """Return the split cut to some neighbouring images."""
+        return replace(self, paths=self.paths[rows], labels_N=self.labels_N[rows])
+
     def to(self, device: torch.device) -> FolderSplit:
         """Return the split with its batches on another device."""
         return replace(self, labels_N=self.labels_N.to(device), device=device)

@@ -5,13 +5,9 @@ Relies on a method saying what happens in a step, and on ``train_step`` doing it
 
 from __future__ import annotations
 
-import math
-import signal
+import contextlib
 import time
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +15,39 @@ import torch
 from torch import Tensor
 
 from deps.ground.console import Story
+from deps.ground.energy import EnergyMeter
 from deps.ground.errors import DataError, RunError
-from deps.ground.files import write_json
+from deps.ground.files import whole_folder, write_json
 from deps.ground.units import format_seconds
 from deps.supernet.arch import ArchSpec
-from deps.supernet.evaluation import recalibrated_subnet, top1
 from deps.supernet.supernet import Supernet
-from deps.train.checkpoint import Progress, State, load_newest, restore, save_checkpoint
+from deps.train.checkpoint import KEEP, Progress, State, load_newest, restore, save_checkpoint
+from deps.train.cost import Cost, CostAccount
 from deps.train.data import ImageData
-from deps.train.datasets import load_recipe_data
-from deps.train.methods import method_of
+from deps.train.datasets import FINDINGS, load_recipe_data
+from deps.train.device import autocast_dtype, memory_format, resolve_device
+from deps.train.distributed import Ranks, open_ranks
+from deps.train.evaluate import accuracy, calibrated
+from deps.train.methods import StepPlan, method_of
 from deps.train.metrics import MetricsLog
+from deps.train.progress import Record, TrainingBar
 from deps.train.recipe import Recipe
-from deps.train.results import BATCH, TrainReport, measure
-from deps.train.run import RESULTS, SCHEMA_VERSION, cpu_threads, locked, prepare, read_results
+from deps.train.results import TrainReport, measure
+from deps.train.run import (
+    BEST,
+    RECIPE,
+    RESULTS,
+    SCHEMA_VERSION,
+    cpu_threads,
+    locked,
+    open_run,
+    prepare,
+    read_recipe,
+    read_results,
+)
 from deps.train.start import describe, initial_supernet
-from deps.train.step import momentum_of, sgd, train_step, trainable
+from deps.train.step import Learner, train_step
+from deps.train.stop import StopRequests
 
 WATCH_IMAGES = 300
 """Images that BatchNorm is recalibrated from for the accuracy of an epoch's line; the table at the end takes more."""
@@ -63,148 +76,228 @@ class TrainConfig:
     workers: int | None = None
     """Processes that decode pictures; None chooses. Their number changes nothing but the time."""
 
+    keep_checkpoints: int = KEEP
+    """Checkpoints that stay in the folder, beside the best supernet."""
 
-def train(config: TrainConfig, story: Story) -> TrainReport:
+
+def train(config: TrainConfig, story: Story) -> TrainReport | None:
     """Train a supernet into a run folder, or continue where a former call stopped.
 
+    Under ``torchrun`` every process calls this; the first one writes and tells.
+
+    Returns:
+        The table at the end; None in all ranks but the first.
+
     Raises:
-        RunError: the folder holds another run, or is in use.
+        RunError: the folder holds another run, or is in use; or another rank is gone.
         DataError: the images cannot be used.
         FileError: the disk is full, or the place cannot be written.
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the state was saved.
     """
+    if config.keep_checkpoints < 1:
+        raise RunError(f"--keep-checkpoints is {config.keep_checkpoints}; a run that can be resumed keeps at least 1")
     space = config.recipe.search_space()
-    with locked(config.out):
-        prepare(config.out, config.recipe, resume=config.resume, overwrite=config.overwrite)
-        finished = read_results(config.out)
-        if finished is not None:
+    device = resolve_device(config.device)
+    with open_ranks(device) as ranks, locked(config.out) if ranks.is_first else contextlib.nullcontext():
+        quiet = story if ranks.is_first else Story(quiet=True)
+        recipe, finished = config.recipe, None
+        if ranks.is_first:
+            recipe = prepare(config.out, _started(config, ranks), resume=config.resume, overwrite=config.overwrite)
+            finished = read_results(config.out)
+        if ranks.from_first(int(finished is not None)):
+            if not ranks.is_first:
+                return None
+            assert finished is not None
             story.say(f"{config.out} is finished already; this is its table")
             return TrainReport.from_dict(space, finished, folder=str(config.out))
-        device = resolve_device(config.device)
-        recipe = config.recipe
-        data = load_recipe_data(
-            recipe, folder=config.out, story=story, download=config.download, workers=config.workers
-        ).to(device)
+        recipe = replace(recipe, group_size=ranks.from_first(recipe.group_size))
+        _require_even(recipe, ranks)
+        data = _load(replace(config, recipe=recipe), ranks, quiet).to(device)
         devices = [device] if device.type == "cuda" else []
-        with cpu_threads(config.recipe.threads), torch.random.fork_rng(devices=devices):
-            return _Training(config, data, device, story).run()
+        with (
+            cpu_threads(recipe.threads),
+            torch.random.fork_rng(devices=devices),
+            StopRequests(repeats=ranks.size > 1) as stop,
+            EnergyMeter.best() if ranks.local_rank == 0 else EnergyMeter([]) as meter,
+        ):
+            return _Training(replace(config, recipe=recipe), data, device, quiet, ranks, stop, meter).run()
 
 
-def resolve_device(name: str) -> torch.device:
-    """Return the device that ``--device`` names.
+def _load(config: TrainConfig, ranks: Ranks, story: Story) -> ImageData:
+    """Return the images; the first rank looks at them before the others, who find what it wrote down."""
 
-    Raises:
-        RunError: it is unknown, or not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in ("cpu", "cuda"):
-        raise RunError(f"unknown device {name!r}; known: auto, cpu, cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise RunError("no CUDA device was found here; use --device cpu")
-    return torch.device(name)
+    def load() -> ImageData:
+        return load_recipe_data(
+            config.recipe, folder=config.out, story=story, download=config.download, workers=config.workers
+        )
+
+    data = load() if ranks.is_first else None
+    ranks.sum_numbers(1)
+    return data if data is not None else load()
+
+
+def _started(config: TrainConfig, ranks: Ranks) -> Recipe:
+    """Return the recipe with the group size of a run that is started by these ranks, or that was started already."""
+    recipe = config.recipe
+    if recipe.group_size:
+        return recipe
+    if config.resume and (config.out / RECIPE).exists():
+        stored = read_recipe(config.out)
+        return replace(recipe, group_size=stored.group_size or recipe.batch_size)
+    return replace(recipe, group_size=max(2, recipe.batch_size // ranks.size))
+
+
+def _require_even(recipe: Recipe, ranks: Ranks) -> None:
+    groups = recipe.batch_size // recipe.group_size
+    if recipe.batch_size % ranks.size or groups % ranks.size:
+        able = [size for size in range(1, groups + 1) if groups % size == 0]
+        raise RunError(
+            f"a batch of {recipe.batch_size} is {groups} groups of {recipe.group_size} images, which {ranks.size} "
+            f"processes cannot share evenly; start {', '.join(map(str, able))} of them, or a new run with another "
+            "--group-size"
+        )
 
 
 class _Training:
     """One sitting of a training: the live tensors, and where they stand."""
 
-    def __init__(self, config: TrainConfig, data: ImageData, device: torch.device, story: Story) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: ImageData,
+        device: torch.device,
+        story: Story,
+        ranks: Ranks,
+        stop: StopRequests,
+        meter: EnergyMeter,
+    ) -> None:
         recipe = config.recipe
-        self.recipe, self.folder, self.data, self.story, self.device = recipe, config.out, data, story, device
+        self.config, self.recipe, self.folder, self.data = config, recipe, config.out, data
+        self.story, self.ranks, self.stop = story, ranks, stop
         self.steps_per_epoch = data.steps_per_epoch(recipe.batch_size)
         self.supernet = initial_supernet(recipe, data, story).to(device)
-        self.parameters = trainable(self.supernet)
-        self.optimizer = sgd(self.parameters, recipe)
+        self.learner = Learner.create(
+            self.supernet,
+            recipe,
+            ranks=ranks,
+            autocast=autocast_dtype(recipe.precision, device),
+            memory_format=memory_format(device),
+        )
         self.steps = recipe.epochs * self.steps_per_epoch
         self.method = method_of(self.supernet.space, recipe, self.steps_per_epoch)
         self.teacher: Supernet | None = None
         self.step = 0
-        self.sums: defaultdict[str, float] = defaultdict(float)
+        self.record = Record(device)
         self.seconds_before = 0.0
         self.metrics_bytes = 0
+        self.best: tuple[float, ...] = ()
+        cost = self._resume(device)
+        self.account = CostAccount(self.supernet.space, cost, meter)
         self.started = time.monotonic()
-        self._resume()
 
-    def _resume(self) -> None:
+    def _resume(self, device: torch.device) -> Cost:
         found = load_newest(self.folder, self.story)
         if found is None:
-            return
+            if self.recipe.teacher:
+                self.teacher = _finished_teacher(self.recipe, self.supernet).to(device)
+            return Cost()
         state, progress = found
         restore(self.supernet.tensors, state.weights)
-        restore(momentum_of(self.optimizer, self.parameters), state.momentum)
+        restore(self.learner.momentum, state.momentum)
         if state.teacher:
-            self.teacher = Supernet(self.supernet.space, state.teacher).to(self.device)
+            self.teacher = Supernet(self.supernet.space, state.teacher).to(device)
         self.step, self.seconds_before, self.metrics_bytes = progress.step, progress.seconds, progress.metrics_bytes
-        self.sums.update(progress.sums)
+        self.record.restore(progress.sums)
+        self.best = progress.best
         self.story.say(f"resuming {self.folder} at step {self.step} of {self.steps}")
+        return Cost.from_dict(progress.cost)
 
     @property
     def seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started
 
-    def run(self) -> TrainReport:
+    def run(self) -> TrainReport | None:
+        with contextlib.ExitStack() as stack:
+            bar = stack.enter_context(TrainingBar(self.story, self.steps, self.step, self.recipe.batch_size))
+            log: MetricsLog | None = None
+            if self.ranks.is_first:
+                log = stack.enter_context(MetricsLog(self.folder, length=self.metrics_bytes, step=self.step))
+            self._train(bar, log)
+        return self._finish()
+
+    def _train(self, bar: TrainingBar, log: MetricsLog | None) -> None:
         stream = self.data.training_stream(
             range(self.step, self.steps),
             self.recipe.batch_size,
             seed=self.recipe.seed,
             resolution=lambda step: self.method.plan(step).shares[0].arch.resolution,
+            shard=(self.ranks.rank, self.ranks.size),
         )
-        bar = self.story.bar("training", total=self.steps, initial=self.step, unit="step")
-        metrics = MetricsLog(self.folder, length=self.metrics_bytes, step=self.step)
         # Closing the stream ends the processes that decode ahead.
-        with bar, metrics as log, _stop_requests() as stop, closing(stream) as batches:
+        with contextlib.closing(stream) as batches:
             while self.step < self.steps:
                 try:
                     x_NCHW, labels_N = next(batches)
                 except DataError:
                     # A picture changed meanwhile: what was learned so far is kept, and goes on when it is mended.
-                    self._save(log)
-                    self.story.say(f"stopped at step {self.step} of {self.steps}; continue with --resume")
+                    if self.ranks.size == 1:
+                        self._save(log)
+                        self.story.say(f"stopped at step {self.step} of {self.steps}; continue with --resume")
                     raise
-                self._train_one_step(bar, x_NCHW, labels_N)
-                if self.step % self.steps_per_epoch == 0:
-                    self._end_epoch(log)
-                elif stop:
+                plan = self.method.plan(self.step)
+                self._train_one_step(plan, x_NCHW, labels_N)
+                is_last = self.step % self.steps_per_epoch == 0
+                has_stopped = self.record.stops() if self.ranks.size > 1 else self.stop.is_requested
+                if is_last or has_stopped or self.record.is_due(self.step):
+                    self._look(bar, plan)
+                if is_last:
+                    self._end_epoch(log, plan)
+                elif has_stopped:
                     self._save(log)
-                if stop:
+                if has_stopped:
                     self.story.say(f"stopped at step {self.step} of {self.steps}; continue with --resume")
                     raise KeyboardInterrupt
-        return self._finish()
 
-    def _train_one_step(self, bar: Any, x_NCHW: Tensor, labels_N: Tensor) -> None:
-        plan = self.method.plan(self.step)
-        # Dropout draws from torch's global state; from a seed of its own each step, it needs no saving.
-        torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)
+    def _train_one_step(self, plan: StepPlan, x_NCHW: Tensor, labels_N: Tensor) -> None:
         if plan.takes_teacher:
             tensors = {name: tensor.detach().clone() for name, tensor in self.supernet.tensors.items()}
             self.teacher = Supernet(self.supernet.space, tensors)
-        result = train_step(
-            self.supernet, self.parameters, self.optimizer, plan, self.recipe, x_NCHW, labels_N, self.teacher
-        )
-        for role, loss in result.losses.items():
-            self.sums[f"loss/{role}"] += float(loss)
-        self.sums["right"] += float(result.right)
+        teacher = self.teacher if _is_taught(plan) else None
+        wants_stop = self.stop.is_requested
+        result = train_step(self.learner, plan, x_NCHW, labels_N, teacher, step=self.step, wants_stop=wants_stop)
         self.step += 1
-        bar.update()
-        first_loss = float(result.losses[plan.shares[0].role])
-        bar.set_postfix(ε=f"{plan.epsilon:.2g}", loss=f"{first_loss:.3f}", refresh=False)
-        if not math.isfinite(first_loss):
+        self.record.add(plan, result.records)
+        self.account.add(plan, self.recipe.batch_size)
+
+    def _look(self, bar: TrainingBar, plan: StepPlan) -> None:
+        """Fetch the records from the device, show them, and end the run when they are no longer numbers."""
+        self.record.fetch()
+        bar.show(self.step, plan.epsilon, self.record.recent)
+        if not self.record.is_finite:
             raise RunError(
                 f"the loss is no longer a number at step {self.step}; lower --lr, or bound the gradient with "
                 "--clip-gradient; the last good state is in the newest checkpoint"
             )
 
-    def _end_epoch(self, log: MetricsLog) -> None:
-        plan, epoch = self.method.plan(self.step - 1), self.step // self.steps_per_epoch
+    def _end_epoch(self, log: MetricsLog | None, plan: StepPlan) -> None:
+        epoch = self.step // self.steps_per_epoch
         record: dict[str, Any] = {"epoch": epoch, "step": self.step, "lr": plan.lr, "epsilon": plan.epsilon}
-        record |= {name: total / self.steps_per_epoch for name, total in self.sums.items() if name.startswith("loss/")}
+        record |= self.record.losses()
         images = self.steps_per_epoch * self.recipe.batch_size
-        record[f"train_top1/{plan.shares[0].role}"] = self.sums["right"] / images
-        for role, arch in self._watched(epoch):
-            record[f"validation_top1/{role}"] = self._validate(arch)
+        record[f"train_top1/{plan.shares[0].role}"] = self.record.right / images
+        watched = {role: self._validate(arch) for role, arch in self._watched(epoch)}
+        record |= {f"validation_top1/{role}": figure for role, figure in watched.items()}
+        record["images_per_second"] = round(self.step * self.recipe.batch_size / self.seconds, 1)
         record["seconds"] = round(self.seconds, 2)
-        log.append(self.step, record)
-        self.sums.clear()
+        if log is not None:
+            log.append(self.step, record)
+        self.record.clear()
+        # An epoch in which the smallest was watched too ranks above those in which it was not trained yet.
+        figure = (float(len(watched)), sum(watched.values()) / len(watched))
+        if figure > self.best:
+            self.best = figure
+            if self.ranks.is_first:
+                self._save_best(epoch, watched)
         self._save(log)
         if not self.story.is_terminal or epoch == self.recipe.epochs:
             self.story.say(self._line(record))
@@ -218,9 +311,8 @@ class _Training:
 
     def _validate(self, arch: ArchSpec) -> float:
         images = min(self.recipe.calibration_images, WATCH_IMAGES)
-        calibration = self.data.calibration(arch.resolution, images=images)
-        module = recalibrated_subnet(self.supernet, arch, calibration)
-        return top1(module, self.data.validation.batches(BATCH, resolution=arch.resolution))
+        module = calibrated(self.supernet, arch, self.data, images=images, ranks=self.ranks)
+        return accuracy(module, self.data.validation, arch.resolution, ranks=self.ranks)
 
     def _line(self, record: dict[str, Any]) -> str:
         parts = [
@@ -235,53 +327,82 @@ class _Training:
             if name.startswith("validation_top1/"):
                 parts.append(f"{name.removeprefix('validation_top1/')} top-1 {100 * v:.1f} %")
         left = self.seconds / self.step * (self.steps - self.step)
-        return "  ".join([*parts, f"{format_seconds(left)} left"])
+        return "  ".join([*parts, f"{record['images_per_second']:.0f} images/s", f"{format_seconds(left)} left"])
 
-    def _save(self, log: MetricsLog) -> None:
-        progress = Progress(step=self.step, seconds=self.seconds, metrics_bytes=log.length, sums=dict(self.sums))
+    def _save_best(self, epoch: int, watched: dict[str, float]) -> None:
+        provenance = self.supernet.provenance | {
+            "recipe": self.recipe.to_dict(),
+            "steps": self.step,
+            "images": describe(self.data),
+            "epoch": epoch,
+            "validation_top1": watched,
+        }
+        with whole_folder(self.folder / BEST, replace=True) as folder:
+            Supernet(
+                self.supernet.space, {n: t.detach() for n, t in self.supernet.tensors.items()}, provenance=provenance
+            ).save(folder)
+            for name in (RECIPE, FINDINGS):
+                if (self.folder / name).exists():
+                    (folder / name).write_bytes((self.folder / name).read_bytes())
+
+    def _save(self, log: MetricsLog | None) -> None:
+        cost = self.account.total(self.ranks, time.monotonic() - self.started)
+        if log is None:
+            return
+        progress = Progress(
+            step=self.step,
+            seconds=self.seconds,
+            metrics_bytes=log.length,
+            sums=self.record.sums(),
+            cost=cost.to_dict(),
+            best=self.best,
+        )
         state = State(
             weights=self.supernet.tensors,
-            momentum=momentum_of(self.optimizer, self.parameters),
+            momentum=self.learner.momentum,
             teacher=self.teacher.tensors if self.teacher is not None else {},
         )
-        save_checkpoint(self.folder, state, progress)
+        save_checkpoint(self.folder, state, progress, keep=self.config.keep_checkpoints)
 
-    def _finish(self) -> TrainReport:
-        for tensor in self.parameters.values():
+    def _finish(self) -> TrainReport | None:
+        for tensor in self.learner.parameters.values():
             tensor.requires_grad_(False)
         self.supernet.provenance |= {"recipe": self.recipe.to_dict(), "steps": self.step, "images": describe(self.data)}
+        seconds = self.seconds
+        cost = self.account.total(self.ranks, time.monotonic() - self.started)
+        subnets = measure(self.supernet, self.data, self.recipe, self.story, self.ranks)
+        if not self.ranks.is_first:
+            return None
         report = TrainReport(
             folder=str(self.folder),
             recipe=self.recipe.name,
             method=self.recipe.method,
             epochs=self.recipe.epochs,
             steps=self.steps,
-            seconds=round(self.seconds, 1),
+            seconds=round(seconds, 1),
             images={s.name: len(s) for s in (self.data.train, self.data.validation, self.data.test)},
-            subnets=measure(self.supernet, self.data, self.recipe, self.story),
+            subnets=subnets,
+            cost=cost,
         )
         self.supernet.save(self.folder)
         write_json(self.folder / RESULTS, {"schema_version": SCHEMA_VERSION, **report.to_dict()})
         return report
 
 
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying in the middle of a step; a second one ends the process as usual."""
-    received: list[int] = []
-    previous: dict[signal.Signals, Any] = {}
+def _is_taught(plan: StepPlan) -> bool:
+    return any(share.loss in ("finished", "teacher") for share in plan.shares)
 
-    def request(number: int, _frame: Any) -> None:
-        received.append(number)
-        signal.signal(number, previous[signal.Signals(number)])
 
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, request)
-    except ValueError:
-        pass  # Not in the main thread, which alone receives signals.
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+def _finished_teacher(recipe: Recipe, supernet: Supernet) -> Supernet:
+    """Return the supernet of another run, whose full model teaches.
+
+    Raises:
+        RunError: there is no finished run, or it is of another space.
+    """
+    teacher = open_run(recipe.teacher).supernet()
+    if teacher.space != supernet.space:
+        raise RunError(
+            f"the teacher in {recipe.teacher} is of the space {teacher.space.name} with {teacher.space.num_classes} "
+            f"classes; this run needs {supernet.space.name} with {supernet.space.num_classes}"
+        )
+    return teacher

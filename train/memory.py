@@ -45,6 +45,10 @@ class MemorySplit:
         """Return the split cut to its first images."""
         return replace(self, pixels_NCHW=self.pixels_NCHW[:count], labels_N=self.labels_N[:count])
 
+    def part(self, rows: slice) -> MemorySplit:
+        """Return the split cut to some neighbouring images."""
+        return replace(self, pixels_NCHW=self.pixels_NCHW[rows], labels_N=self.labels_N[rows])
+
     def to(self, device: torch.device) -> MemorySplit:
         """Return the split with its images on another device."""
         return replace(self, pixels_NCHW=self.pixels_NCHW.to(device), labels_N=self.labels_N.to(device))

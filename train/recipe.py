@@ -135,6 +135,24 @@ class Recipe:
     finetune_from: str = ""
     """Run folder, supernet folder or published once-for-all file whose weights are the start; empty: fresh ones."""
 
+    group_size: int = 0
+    """Images that BatchNorm normalises together; 0 means a process's whole share, as it is when the run starts."""
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Type of convolutions and products: bf16, fp32, or auto, which is bf16 on GPUs that have it and fp32 elsewhere."""
+
+    epsilon_shape: Literal["linear", "cosine", "constant"] = "linear"
+    """How the subnets' learning rate rises during the ramp; constant keeps ε at 1 from the start."""
+
+    gradient_average: bool = False
+    """Whether the gradients of a step's subnets are averaged instead of summed."""
+
+    reset_momentum: bool = False
+    """Whether momentum starts from zero again when the subnets join."""
+
+    teacher: str = ""
+    """Run folder whose full model teaches the subnets instead of the one in training (deps and bignas)."""
+
     def __post_init__(self) -> None:
         def require(holds: bool, field: str, expected: str) -> None:
             if not holds:
@@ -144,7 +162,6 @@ class Recipe:
             value = getattr(self, field.name)
             if isinstance(value, float):
                 require(math.isfinite(value), field.name, "a finite number")
-        require(self.method in METHODS, "method", f"one of {', '.join(METHODS)}")
         require(self.epochs >= 1, "epochs", "at least 1")
         require(self.batch_size >= 2, "batch_size", "at least 2, since BatchNorm needs two images")
         require(self.lr > 0, "lr", "a positive number")
@@ -162,6 +179,19 @@ class Recipe:
         require(self.evaluation_subnets >= 0, "evaluation_subnets", "0 or more")
         require(self.seed >= 0, "seed", "0 or more")
         require(self.train_images >= 0, "train_images", "0 (all) or more")
+        require(self.group_size == 0 or self.group_size >= 2, "group_size", "0 (a process's share) or at least 2")
+        require(
+            self.group_size == 0 or self.batch_size % self.group_size == 0,
+            "group_size",
+            f"a divisor of the batch of {self.batch_size}",
+        )
+        for name, known in field_choices().items():
+            if hasattr(self, name):
+                require(getattr(self, name) in known, name, f"one of {', '.join(known)}")
+        require(
+            not self.teacher or self.method in ("deps", "bignas"), "teacher", "none: OFA and CompOFA train their own"
+        )
+        require(not self.teacher or self.distill, "teacher", "none without --distill")
         require(self.threads >= 0, "threads", "0 (torch's choice) or more")
         require(self.validation_images >= 0, "validation_images", "0 (a tenth) or more")
         require(all(math.isfinite(v) for v in self.mean), "mean", "a finite number for each channel")
@@ -261,6 +291,12 @@ def _kinds(cls: type) -> dict[str, type]:
         if hint is not Augmentation:
             kinds[field.name] = str if origin is Literal else tuple if origin is tuple else hint
     return kinds
+
+
+def field_choices() -> dict[str, tuple[str, ...]]:
+    """Return the known values of the fields that have a fixed list of them."""
+    hints = {**typing.get_type_hints(Recipe), **typing.get_type_hints(Augmentation)}
+    return {name: typing.get_args(hint) for name, hint in hints.items() if typing.get_origin(hint) is Literal}
 
 
 def field_docs() -> dict[str, str]:

@@ -14,13 +14,13 @@ from deps.ground.console import Story, text_table
 from deps.ground.units import format_count, format_seconds
 from deps.profile.flops import count
 from deps.supernet.arch import ArchSpec
-from deps.supernet.evaluation import recalibrated_subnet, top1
 from deps.supernet.sampling import random_archs
 from deps.supernet.supernet import Supernet
+from deps.train.cost import Cost
 from deps.train.data import ImageData
+from deps.train.distributed import ALONE, Ranks
+from deps.train.evaluate import accuracy, calibrated
 from deps.train.recipe import Recipe
-
-BATCH = 500
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +62,11 @@ class TrainReport:
     """Time spent training, over all sittings."""
 
     images: dict[str, int]
+    """Images of each split."""
+
     subnets: tuple[SubnetResult, ...]
+    cost: Cost | None = None
+    """What the training cost; None for runs that are older than the account."""
 
     def to_text(self) -> str:
         """Return the table that a person reads."""
@@ -82,7 +86,8 @@ class TrainReport:
             f"{table}\n\n"
             f"{self.recipe}, {self.method}: {self.epochs} epochs in {format_seconds(self.seconds)} on "
             f"{seen['train']:,} images; measured on {seen['validation']:,} and {seen['test']:,} it was not trained on\n"
-            f"supernet in {self.folder}; next: deps-extract --supernet {self.folder} --flops 300M --target cpu"
+            + (f"{self.cost.to_text()}\n" if self.cost else "")
+            + f"supernet in {self.folder}; next: deps-extract --supernet {self.folder} --flops 300M --target cpu"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,6 +101,7 @@ class TrainReport:
             "seconds": self.seconds,
             "images": self.images,
             "subnets": [subnet.to_dict() for subnet in self.subnets],
+            "cost": self.cost.to_dict() if self.cost else None,
         }
 
     @classmethod
@@ -106,7 +112,8 @@ class TrainReport:
             for subnet in value["subnets"]
         )
         fields = {name: value[name] for name in ("recipe", "method", "epochs", "steps", "seconds", "images")}
-        return cls(folder=folder, subnets=subnets, **fields)
+        cost = Cost.from_dict(value["cost"]) if value.get("cost") else None
+        return cls(folder=folder, subnets=subnets, cost=cost, **fields)
 
 
 def measured_archs(supernet: Supernet, recipe: Recipe) -> list[tuple[str, ArchSpec]]:
@@ -117,13 +124,14 @@ def measured_archs(supernet: Supernet, recipe: Recipe) -> list[tuple[str, ArchSp
     return [("smallest", ArchSpec.smallest(space)), *random, ("largest", ArchSpec.largest(space))]
 
 
-def measure(supernet: Supernet, data: ImageData, recipe: Recipe, story: Story) -> tuple[SubnetResult, ...]:
-    """Return the accuracy of the subnets of the final table."""
+def measure(
+    supernet: Supernet, data: ImageData, recipe: Recipe, story: Story, ranks: Ranks = ALONE
+) -> tuple[SubnetResult, ...]:
+    """Return the accuracy of the subnets of the final table; all ranks share the work."""
     results = []
     archs = measured_archs(supernet, recipe)
     for role, arch in story.track(archs, "measuring subnets", total=len(archs), unit="subnet"):
-        calibration = data.calibration(arch.resolution, images=recipe.calibration_images)
-        module = recalibrated_subnet(supernet, arch, calibration)
+        module = calibrated(supernet, arch, data, images=recipe.calibration_images, ranks=ranks)
         cost = count(supernet.space, arch)
         results.append(
             SubnetResult(
@@ -131,8 +139,8 @@ def measure(supernet: Supernet, data: ImageData, recipe: Recipe, story: Story) -
                 arch=arch,
                 flops=cost.flops,
                 params=cost.params,
-                validation_top1=top1(module, data.validation.batches(BATCH, resolution=arch.resolution)),
-                test_top1=top1(module, data.test.batches(BATCH, resolution=arch.resolution)),
+                validation_top1=accuracy(module, data.validation, arch.resolution, ranks=ranks),
+                test_top1=accuracy(module, data.test, arch.resolution, ranks=ranks),
             )
         )
     return tuple(results)

@@ -5,6 +5,8 @@
     tensorboard/           the same as event files
     checkpoints/           the newest training states
     pictures.json          what was found in the pictures of a folder: statistics, and that all can be opened
+    best/                  the supernet of the epoch with the best watched figure, a run folder of its own
+    gradients.jsonl        norms and cosines of the subnets' gradients, with --diagnose-gradients
     supernet.safetensors   the trained weights, with supernet.json, which names the space
     results.json           the table at the end; its presence says that the run is finished
 
@@ -18,7 +20,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from deps.train.recipe import Recipe
 
 SCHEMA_VERSION = 1
 RECIPE, METRICS, RESULTS, TENSORBOARD, LOCK = "recipe.json", "metrics.jsonl", "results.json", "tensorboard", ".lock"
+BEST = "best"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +177,11 @@ def cpu_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def prepare(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
+def prepare(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> Recipe:
     """Make ``folder`` ready for training ``recipe``; call it under ``locked``.
+
+    Returns:
+        The recipe of the run, whose ``group_size`` is what it was when the run was started.
 
     Raises:
         RunError: the folder holds another run, or something else that must not be touched.
@@ -196,12 +202,16 @@ def prepare(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> N
                 f"{folder} holds {state}; continue it with --resume, start anew with --overwrite, "
                 "or choose another place with --out"
             )
-        _require_same(folder, read_recipe(folder), recipe)
-        return
+        stored = read_recipe(folder)
+        # Runs older than the setting took the whole batch as one group.
+        stored = replace(stored, group_size=stored.group_size or stored.batch_size)
+        _require_same(folder, stored, recipe)
+        return stored
     write_json(
         folder / RECIPE,
         {"schema_version": SCHEMA_VERSION, "recipe": recipe.to_dict(), "provenance": provenance()},
     )
+    return recipe
 
 
 def _require_same(folder: Path, stored: Recipe, asked: Recipe) -> None:

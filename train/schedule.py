@@ -7,6 +7,7 @@ ramp; there ε is the ratio of that rate to the full model's.
 from __future__ import annotations
 
 import math
+from typing import Literal, TypeAlias
 
 
 def cosine_lr(step: float, *, steps: int, lr: float, warmup_steps: float = 0.0) -> float:
@@ -22,7 +23,19 @@ def cosine_lr(step: float, *, steps: int, lr: float, warmup_steps: float = 0.0) 
     return lr * rise * (1 + math.cos(math.pi * min(step / steps, 1.0))) / 2
 
 
-def epsilon(step: int, *, start: int, ramp_steps: int, steps: int, lr: float, warmup_steps: float = 0.0) -> float:
+EpsilonShape: TypeAlias = Literal["linear", "cosine", "constant"]
+
+
+def epsilon(
+    step: int,
+    *,
+    start: int,
+    ramp_steps: int,
+    steps: int,
+    lr: float,
+    warmup_steps: float = 0.0,
+    shape: EpsilonShape = "linear",
+) -> float:
     """Return the factor on the subnets' gradients: ε(t) = (t / t_ramp) · lr(t_end) / lr(t) in the ramp, 1 after it.
 
     t counts the steps since shrinking started, from 1; so the subnets' rate ε · lr rises linearly from near 0 to the
@@ -35,11 +48,12 @@ def epsilon(step: int, *, start: int, ramp_steps: int, steps: int, lr: float, wa
         steps: number of all steps.
         lr: learning rate that the cosine starts from.
         warmup_steps: length of the linear rise of the learning rate.
+        shape: linear is the paper's; cosine puts (1 - cos(π t / t_ramp)) / 2 in the place of t / t_ramp; constant is 1.
     """
     done = step - start + 1
     if done <= 0:
         return 0.0
-    if done >= ramp_steps:
+    if done >= ramp_steps or shape == "constant":
         return 1.0
     # A ramp that outlasts the training would end at a rate of 0 and never let the subnets learn.
     end = min(start + ramp_steps - 1, steps - 1)
@@ -47,4 +61,5 @@ def epsilon(step: int, *, start: int, ramp_steps: int, steps: int, lr: float, wa
     def rate(at: int) -> float:
         return cosine_lr(at, steps=steps, lr=lr, warmup_steps=warmup_steps)
 
-    return (done / ramp_steps) * rate(end) / rate(step)
+    share = done / ramp_steps if shape == "linear" else (1 - math.cos(math.pi * done / ramp_steps)) / 2
+    return share * rate(end) / rate(step)

@@ -15,7 +15,7 @@ from deps.train.losses import distill_loss, label_loss
 from deps.train.methods import Share, StepPlan, method_of
 from deps.train.methods.compofa import draw_compound
 from deps.train.methods.phased import Phased
-from deps.train.step import momentum_of, sgd, train_step, trainable
+from deps.train.step import Learner, train_step
 
 from .conftest import tiny_recipe
 
@@ -37,10 +37,8 @@ def sandwich_plan(epsilon: float, *, sorts: bool = False) -> StepPlan:
     return StepPlan(lr=0.05, shares=shares, epsilon=epsilon, sorts_channels=sorts)
 
 
-def set_up() -> tuple[Supernet, dict[str, Tensor], torch.optim.SGD]:
-    supernet = Supernet.create(SPACE, seed=1)
-    parameters = trainable(supernet)
-    return supernet, parameters, sgd(parameters, RECIPE)
+def set_up(**changes: object) -> Learner:
+    return Learner.create(Supernet.create(SPACE, seed=1), replace(RECIPE, **changes))  # type: ignore[arg-type]
 
 
 def embedded(small: Tensor, like: Tensor) -> Tensor:
@@ -53,8 +51,8 @@ def embedded(small: Tensor, like: Tensor) -> Tensor:
 def test_gradients_are_the_hand_written_sum_over_plain_networks():
     """g = g_full + ε · Σ g_subnet, for every tensor that is shared by its leading corner."""
     x, labels = batch()
-    supernet, parameters, optimizer = set_up()
-    nets = {share.role: (share, supernet.subnet(share.arch).train()) for share in sandwich_plan(0.25).shares}
+    learner = set_up()
+    nets = {share.role: (share, learner.supernet.subnet(share.arch).train()) for share in sandwich_plan(0.25).shares}
 
     teacher = nets["largest"][1](x)
     label_loss(teacher, labels, smoothing=RECIPE.label_smoothing).backward()
@@ -62,15 +60,15 @@ def test_gradients_are_the_hand_written_sum_over_plain_networks():
         share, net = nets[role]
         (share.scale * distill_loss(net(x), teacher.detach())).backward()
 
-    expected = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
+    expected = {name: torch.zeros_like(tensor) for name, tensor in learner.parameters.items()}
     for _, net in nets.values():
         for name, parameter in net.named_parameters():
             if ".depthwise.conv." not in name:
                 expected[name] += embedded(parameter.grad, expected[name])
 
-    train_step(supernet, parameters, optimizer, sandwich_plan(0.25), RECIPE, x, labels)
+    train_step(learner, sandwich_plan(0.25), x, labels)
     compared = 0
-    for name, tensor in parameters.items():
+    for name, tensor in learner.parameters.items():
         if ".depthwise.conv." in name or "matrix" in name:
             continue
         torch.testing.assert_close(tensor.grad, expected[name], rtol=1e-4, atol=1e-6, msg=name)
@@ -80,24 +78,24 @@ def test_gradients_are_the_hand_written_sum_over_plain_networks():
 
 def test_kernel_matrices_learn_from_the_small_kernels_only():
     """A 3 x 3 kernel passes through the matrix, the largest does not."""
-    supernet, parameters, optimizer = set_up()
-    train_step(supernet, parameters, optimizer, sandwich_plan(1.0), RECIPE, *batch())
-    assert all(t.grad is not None for n, t in parameters.items() if n.startswith("stages.0.0.depthwise.matrix"))
-    supernet, parameters, optimizer = set_up()
+    learner = set_up()
+    train_step(learner, sandwich_plan(1.0), *batch())
+    assert all(t.grad is not None for n, t in learner.parameters.items() if n.startswith("stages.0.0.depthwise.matrix"))
+    learner = set_up()
     full = replace(sandwich_plan(0.0), shares=sandwich_plan(0.0).shares[:1])
-    train_step(supernet, parameters, optimizer, full, RECIPE, *batch())
-    assert all(t.grad is None for n, t in parameters.items() if "matrix" in n)
+    train_step(learner, full, *batch())
+    assert all(t.grad is None for n, t in learner.parameters.items() if "matrix" in n)
 
 
 def test_subnets_leave_the_full_models_statistics_alone():
     """Otherwise all subnets fight over them."""
     x, labels = batch()
     alone, together = set_up(), set_up()
-    train_step(*alone, replace(sandwich_plan(0.0), shares=sandwich_plan(0.0).shares[:1]), RECIPE, x, labels)
-    train_step(*together, sandwich_plan(1.0), RECIPE, x, labels)
-    for name, tensor in alone[0].tensors.items():
+    train_step(alone, replace(sandwich_plan(0.0), shares=sandwich_plan(0.0).shares[:1]), x, labels)
+    train_step(together, sandwich_plan(1.0), x, labels)
+    for name, tensor in alone.supernet.tensors.items():
         if is_statistic(name):
-            assert torch.equal(tensor, together[0].tensors[name]), name
+            assert torch.equal(tensor, together.supernet.tensors[name]), name
 
 
 def test_sorting_changes_neither_the_full_model_nor_its_next_step():
@@ -106,28 +104,30 @@ def test_sorting_changes_neither_the_full_model_nor_its_next_step():
     full = replace(sandwich_plan(0.0), shares=sandwich_plan(0.0).shares[:1])
     plain, sorted_ = set_up(), set_up()
     for _ in range(3):
-        train_step(*plain, full, RECIPE, x, labels)
-        train_step(*sorted_, full, RECIPE, x, labels)
-    train_step(*plain, full, RECIPE, x, labels)
-    train_step(*sorted_, replace(full, sorts_channels=True), RECIPE, x, labels)
+        train_step(plain, full, x, labels)
+        train_step(sorted_, full, x, labels)
+    train_step(plain, full, x, labels)
+    train_step(sorted_, replace(full, sorts_channels=True), x, labels)
     largest = ArchSpec.largest(SPACE)
     assert not torch.equal(
-        plain[0].tensors["stages.0.0.project.conv.weight"], sorted_[0].tensors["stages.0.0.project.conv.weight"]
+        plain.supernet.tensors["stages.0.0.project.conv.weight"],
+        sorted_.supernet.tensors["stages.0.0.project.conv.weight"],
     )
     with torch.no_grad():
-        torch.testing.assert_close(plain[0](x, largest), sorted_[0](x, largest), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(plain.supernet(x, largest), sorted_.supernet(x, largest), rtol=1e-3, atol=1e-4)
 
 
 def test_momentum_is_held_for_every_parameter_from_the_start():
     """So that a checkpoint of any moment has the same tensors."""
-    _, parameters, optimizer = set_up()
-    assert set(momentum_of(optimizer, parameters)) == set(parameters)
+    learner = set_up()
+    assert set(learner.momentum) == set(learner.parameters)
 
 
 def test_weight_decay_spares_norms_and_biases():
     """As in the published recipe."""
-    _, parameters, optimizer = set_up()
-    decayed = {id(t) for g in optimizer.param_groups if g["weight_decay"] > 0 for t in g["params"]}
+    learner = set_up()
+    parameters = learner.parameters
+    decayed = {id(t) for g in learner.optimizer.param_groups if g["weight_decay"] > 0 for t in g["params"]}
     assert {n for n, t in parameters.items() if id(t) in decayed} == {n for n, t in parameters.items() if t.dim() > 1}
 
 
@@ -205,15 +205,15 @@ def test_compofa_ties_expand_to_depth():
 def test_a_finished_teacher_teaches_beside_the_labels():
     """OFA's loss: cross-entropy with the labels, and with the teacher's softmax, in equal parts."""
     x, labels = batch()
-    supernet, parameters, optimizer = set_up()
+    learner = set_up()
     teacher = Supernet.create(SPACE, seed=9)
     arch = ArchSpec.smallest(SPACE)
     plan = StepPlan(lr=0.1, shares=(Share(arch, "random", "teacher", 1.0, 0.0),), epsilon=1.0, sorts_channels=False)
 
-    student, taught_by = supernet.subnet(arch).train(), teacher.subnet(ArchSpec.largest(SPACE)).train()
+    student, taught_by = learner.supernet.subnet(arch).train(), teacher.subnet(ArchSpec.largest(SPACE)).train()
     logits = student(x)
     expected = label_loss(logits, labels, smoothing=0.1) + distill_loss(logits, taught_by(x))
-    result = train_step(supernet, parameters, optimizer, plan, RECIPE, x, labels, teacher)
+    result = train_step(learner, plan, x, labels, teacher)
     torch.testing.assert_close(result.losses["random"], expected.detach())
     fresh = Supernet.create(SPACE, seed=9).tensors
     assert all(torch.equal(tensor, fresh[name]) for name, tensor in teacher.tensors.items())

@@ -15,8 +15,8 @@ from deps.supernet.sampling import random_archs
 from deps.supernet.space import SearchSpace
 from deps.train.recipe import Recipe
 
-LossName: TypeAlias = Literal["labels", "distill", "teacher"]
-"""labels; the soft labels of the largest subnet in the same step; or labels and a finished teacher's soft labels."""
+LossName: TypeAlias = Literal["labels", "distill", "finished", "teacher"]
+"""Labels; soft labels of the largest in the same step; those of a finished teacher; or labels and the latter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,9 @@ class StepPlan:
 
     takes_teacher: bool = False
     """Whether the full model, as it is before this step, becomes the finished teacher."""
+
+    resets_momentum: bool = False
+    """Whether momentum is forgotten before this step."""
 
 
 class Method(Protocol):
@@ -88,7 +91,7 @@ def sandwich(space: SearchSpace, recipe: Recipe, step: int, *, scale: float) -> 
 
     Source: BigNAS, ECCV 2020.
     """
-    loss: LossName = "distill" if recipe.distill else "labels"
+    loss: LossName = ("finished" if recipe.teacher else "distill") if recipe.distill else "labels"
     resolution = resolution_at(space, recipe, step)
     shares = [Share(ArchSpec.largest(space, resolution), "largest", "labels", 1.0, recipe.dropout)]
     shares.append(Share(ArchSpec.smallest(space, resolution), "smallest", loss, scale, 0.0))

@@ -45,10 +45,12 @@ class Deps:
             steps=steps,
             lr=recipe.lr,
             warmup_steps=warmup_steps,
+            shape=recipe.epsilon_shape,
         )
         return StepPlan(
             lr=lr,
             shares=sandwich(self.space, recipe, step, scale=factor),
             epsilon=factor,
             sorts_channels=recipe.sort_channels and step == start,
+            resets_momentum=recipe.reset_momentum and step == start,
         )
