@@ -11,9 +11,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from deps.extract import bundle_cli
 from deps.ground.console import Report, Story, add_common_flags, add_version_flag, require, run_command
 
-EXAMPLE = """example:
+EXAMPLE = """with a bundle that stands already:
+  deps-extract verify BUNDLE [--supernet RUN]
+  deps-extract triton BUNDLE DIR [--uint8]
+
+example:
   deps-extract --flops 300M --target jetson
 """
 
@@ -46,6 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="where to write (default: bundles/TARGET-BUDGET); of several targets, the folder of their bundles",
     )
 
+    parser.add_argument("--triton", type=Path, metavar="DIR", help="also write a Triton model repository there")
+
     budget = parser.add_argument_group("budget, for one image")
     budget.add_argument("--flops", metavar="N", help="most multiply-adds, e.g. 300M")
     budget.add_argument(
@@ -73,7 +80,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``deps-extract``; return its exit code."""
-    return run_command("deps-extract", _run, build_parser().parse_args(argv))
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] and words[0] in bundle_cli.COMMANDS:
+        return bundle_cli.main(words)
+    return run_command("deps-extract", _run, build_parser().parse_args(words))
 
 
 def _run(args: argparse.Namespace) -> Report:
@@ -98,6 +108,7 @@ def _run(args: argparse.Namespace) -> Report:
         max_drop=args.max_drop,
         samples=args.samples,
         seed=args.seed,
+        triton=args.triton,
     )
     return extract(config, Story.from_args(args))
 

@@ -63,6 +63,9 @@ class ExtractConfig:
     targets_file: Path | None = None
     """The user's own targets."""
 
+    triton: Path | None = None
+    """Where a Triton model repository is written too, or for several targets the folder of them."""
+
     max_drop: float = 1.0
     """Largest loss of validation accuracy of a precision, in points of a hundred."""
 

@@ -13,13 +13,15 @@ from typing import Any
 from deps.extract.bundle import Contents, Costs, Member, write_bundle
 from deps.extract.config import ExtractConfig
 from deps.extract.evaluate import Evaluator
-from deps.extract.export import Exports, export_subnet
+from deps.extract.export import Exports, Subnet, export_family
 from deps.extract.goal import Goal
 from deps.extract.report import ExtractReport, Landscape, plot_png
+from deps.extract.triton import write_repository
 from deps.ground.console import Story
 from deps.ground.provenance import provenance
 from deps.ground.units import format_count
 from deps.profile.flops import Cost, count
+from deps.serve.bundle import read_bundle
 from deps.supernet import ArchSpec, SearchSpace
 from deps.supernet.sampling import encode
 from deps.train.run import Run
@@ -52,6 +54,7 @@ class Shipment:
             ExportError: a graph does not compute what the subnet computes.
             FileError: the bundle cannot be written.
         """
+        self._export(archs)
         members = tuple(self._member(goal, arch) for arch in archs)
         title = f"{members[0].name}, {goal.target.name}"
         contents = Contents(
@@ -64,6 +67,11 @@ class Shipment:
             extras={"report/pareto.png": plot_png(landscape, title)} if landscape is not None else {},
         )
         manifest = write_bundle(goal.out, contents, self.story)
+        if self.config.triton is not None:
+            several = len(self.config.targets) > 1
+            place = self.config.triton / goal.target.name if several else self.config.triton
+            repository = write_repository(read_bundle(goal.out), goal.target, place)
+            self.story.say(repository.to_text())
         return ExtractReport(
             bundle=goal.out,
             run=self.run.folder,
@@ -76,8 +84,6 @@ class Shipment:
     def _member(self, goal: Goal, arch: ArchSpec) -> Member:
         cost = count(self.space, arch)
         name = subnet_name(self.space, arch, cost)
-        if arch not in self._exports:
-            self._exports[arch] = self._exported(arch, name)
         return Member(
             name=name,
             arch=arch,
@@ -86,23 +92,21 @@ class Shipment:
             latency=goal.latency(self.space, arch),
         )
 
-    def _exported(self, arch: ArchSpec, name: str) -> Exports:
-        metadata = {
-            "deps.subnet": name,
+    def _export(self, archs: list[ArchSpec]) -> None:
+        """Export the subnets that were not exported yet, all at once, so that they share images."""
+        missing = [arch for arch in dict.fromkeys(archs) if arch not in self._exports]
+        subnets = [Subnet(self.space, arch, self.evaluator.subnet(arch), self._metadata(arch)) for arch in missing]
+        data, config = self.evaluator.data, self.config
+        exports = export_family(subnets, data, self.story, max_drop=config.max_drop, seed=config.seed)
+        self._exports.update(zip(missing, exports, strict=True))
+
+    def _metadata(self, arch: ArchSpec) -> dict[str, str]:
+        return {
+            "deps.subnet": subnet_name(self.space, arch, count(self.space, arch)),
             "deps.arch": json.dumps(arch.to_dict()),
             "deps.space": self.space.name,
             "deps.supernet_sha256": self.evaluator.supernet_sha256,
         }
-        return export_subnet(
-            self.space,
-            arch,
-            self.evaluator.subnet(arch),
-            self.evaluator.data,
-            self.story,
-            metadata=metadata,
-            max_drop=self.config.max_drop,
-            seed=self.config.seed,
-        )
 
     def _source(self) -> dict[str, Any]:
         return {

@@ -206,3 +206,26 @@ def top1_of(model: onnx.ModelProto, precision: Precision, batches: Batches) -> f
 
     counts = list(map_in_threads(right, batches))
     return sum(hits for hits, _ in counts) / sum(images for _, images in counts)
+
+
+def compare_graphs(
+    candidates: Mapping[Precision, Candidate], reference: onnx.ModelProto, batches: Batches
+) -> Judgement:
+    """Run several graphs on the same images, with the fp32 graph in torch's place.
+
+    Raises:
+        ExportError: a graph is not valid, or onnxruntime cannot load it.
+        DataError: there was no image.
+    """
+
+    class Stand(nn.Module):
+        """Answers as torch would, through onnxruntime."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.session = Session(reference, "fp32")
+
+        def forward(self, x_NCHW: Tensor) -> Tensor:
+            return torch.from_numpy(self.session(x_NCHW.numpy()))
+
+    return judge(candidates, Stand(), batches)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from deps.extract.bundle import Contents, Costs, Member, write_bundle
 from deps.extract.costs import cost_functions
 from deps.extract.evaluate import Evaluator
 from deps.extract.export import Exports, export_subnet
 from deps.extract.search import Function
 from deps.ground.console import Story
 from deps.profile.additive import slots
+from deps.profile.flops import count
 from deps.profile.latency import Check, Entry, LatencyTable, Session, TableError
+from deps.serve.targets import get_target
 from deps.supernet import ArchSpec, SearchSpace, get_space
 from deps.train.loop import TrainConfig, train
 from deps.train.recipes import get_recipe
@@ -78,6 +82,37 @@ def exports(run: Run, digits: SearchSpace, smallest: ArchSpec, evaluator: Evalua
     return export_subnet(
         digits, smallest, subnet, data, QUIET, metadata={"deps.space": "digits"}, max_drop=100.0, seed=0
     )
+
+
+@pytest.fixture(scope="session")
+def shipped(
+    run: Run,
+    digits: SearchSpace,
+    smallest: ArchSpec,
+    evaluator: Evaluator,
+    exports: Exports,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A whole bundle of the smallest subnet for the CPU; copy it before altering it."""
+    member = Member(
+        name="digits-smallest",
+        arch=smallest,
+        costs=Costs(**count(digits, smallest).to_dict()),
+        exports=exports,
+        latency={},
+    )
+    contents = Contents(
+        target=get_target("cpu"),
+        space=digits,
+        members=(member,),
+        data=run.data(),
+        search={},
+        provenance={"source": {"supernet_sha256": evaluator.supernet_sha256, "seed": 0}},
+        extras={},
+    )
+    out = tmp_path_factory.mktemp("shipped") / "bundle"
+    write_bundle(out, contents, QUIET)
+    return out
 
 
 @pytest.fixture(scope="session")
