@@ -51,6 +51,9 @@ PICTURE_TYPES = ("image/jpeg", "image/png")
 DEFAULT_TOP = 5
 MAX_HEADER_BYTES = 32 * 1024
 
+# Pictures that may wait to be decoded; each is held in memory, and a large one takes a tenth of a second of a core.
+MAX_PICTURES = 64
+
 # Above this, parsing takes long enough that other requests should not wait for it.
 PARSE_ASIDE_BYTES = 1 << 16
 
@@ -224,6 +227,7 @@ class _Api:
         self._repository = repository
         self._access = access
         self._max_body_bytes = max_body_bytes
+        self._pictures = 0
 
     async def server(self, _: Request) -> Response:
         return _json(server_metadata(deps_version()))
@@ -326,7 +330,17 @@ class _Api:
         self, served: Served, loaded: Loaded, asking: Asking, content: Buffer, count: int, timeout_s: float
     ) -> dict[str, Any]:
         manifest = loaded.service.manifest
-        image_CHW = await asyncio.to_thread(image_from_bytes, content, manifest.input)
+        if self._pictures >= MAX_PICTURES:
+            raise RefusedError(
+                f"{self._pictures} pictures wait to be decoded; expected at most {MAX_PICTURES}; try later",
+                status=503,
+                retry_after_s=1,
+            )
+        self._pictures += 1
+        try:
+            image_CHW = await asyncio.to_thread(image_from_bytes, content, manifest.input)
+        finally:
+            self._pictures -= 1
         computed = await loaded.service.infer(image_CHW[None], arrival=asking.arrived, timeout_s=timeout_s)
         asking.answered(1, computed)
         return {

@@ -7,6 +7,7 @@ closed when the last lease is given back: so a swap loses nothing.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from deps.serve.refusals import ClientGoneError, RefusedError
 from deps.serve.service import Service
 from deps.serve.signature import Signature, signatures
 from deps.serve.statistics import ModelStatistics
+
+log = logging.getLogger("deps.serve")
 
 
 class Stamp(NamedTuple):
@@ -149,12 +152,15 @@ class Served:
 
     def asking(self, arrived: float) -> Asking:
         """Return the account of one request, to be entered when it arrives."""
-        return Asking(self.statistics, arrived)
+        return Asking(self.name, self.statistics, arrived)
 
 
 @dataclass(slots=True, eq=False)
 class Asking:
     """One request, from its arrival to its answer or whatever became of it instead."""
+
+    name: str
+    """Of the model that was asked."""
 
     statistics: ModelStatistics
     arrived: float
@@ -165,14 +171,22 @@ class Asking:
 
     def answered(self, images: int, computed: Computed) -> None:
         """Count it as answered."""
+        seconds = time.monotonic() - self.arrived
         self.statistics.answered(
             images=images,
-            seconds=time.monotonic() - self.arrived,
+            seconds=seconds,
             queue_s=computed.queue_s,
             compute_s=computed.compute_s,
             subnet=computed.by.subnet,
             precision=computed.by.precision,
         )
+        if log.isEnabledFor(logging.DEBUG):
+            facts = {"images": images, "batch": computed.batch, "subnet": computed.by.subnet}
+            self._tell(logging.DEBUG, "answered", seconds, queue_ms=round(1e3 * computed.queue_s, 3), **facts)
+
+    def _tell(self, level: int, outcome: str, seconds: float, **facts: object) -> None:
+        extra = {"model": self.name, "outcome": outcome, "ms": round(1e3 * seconds, 3), **facts}
+        log.log(level, "%s by %s in %.3f ms", outcome, self.name, 1e3 * seconds, extra=extra)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if error is None:
@@ -180,7 +194,10 @@ class Asking:
         seconds = time.monotonic() - self.arrived
         if isinstance(error, RefusedError):
             self.statistics.refused(error.status, seconds)
+            if log.isEnabledFor(logging.DEBUG):
+                self._tell(logging.DEBUG, "refused", seconds, status=error.status, error=str(error))
         elif isinstance(error, (asyncio.CancelledError, ClientGoneError)):
             self.statistics.hung_up()
         else:
             self.statistics.broke(seconds)
+            self._tell(logging.ERROR, "failed", seconds, error=f"{type(error).__name__}: {error}")

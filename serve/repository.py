@@ -212,7 +212,10 @@ class Repository:
         while True:
             await asyncio.sleep(interval_s)
             for model in list(self.models.values()):
-                await self.refresh(model)
+                try:
+                    await self.refresh(model)
+                except Exception:  # whatever one bundle does, the others must still be watched
+                    log.exception("cannot look at %s", model.folder, extra={"model": model.name})
 
     async def load(self, name: str) -> None:
         """Load a model from its folder as it is now, in place of what is loaded.
@@ -333,7 +336,10 @@ def find_models(root: Path) -> list[Model]:
 
 
 def _stamps_in(folder: Path) -> frozenset[tuple[str, Stamp | None]]:
-    return frozenset((str(path), stamp_of(path)) for path in folder.rglob("*"))
+    try:
+        return frozenset((str(path), stamp_of(path)) for path in folder.rglob("*"))
+    except OSError:
+        return frozenset()  # taken away while it was looked at
 
 
 def _load(folder: Path, name: str | None, options: ServeOptions) -> Loaded:
