@@ -7,8 +7,9 @@ or the board, whatever else ran on it, so the watts of the idle machine are told
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from deps.ground.energy import EnergyMeter
 
@@ -49,6 +50,63 @@ class Energy:
         low, high = min(net.joules_per_image for net in self.nets), max(net.joules_per_image for net in self.nets)
         idle = "" if self.idle_watts is None else f", idle {self.idle_watts:.3g} W"
         return f"{low:.3g} to {high:.3g} J an image over {len(self.nets)} nets ({self.source}, all that ran{idle})"
+
+
+class Runnable(Protocol):
+    """A loaded net; every backend's nets are."""
+
+    def run(self) -> None:
+        """Run once and wait for the result."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ToMeter:
+    """A net that is loaded when its turn comes."""
+
+    resolution: int
+    flops: int
+    load: Callable[[], Runnable]
+
+
+def metered(
+    nets: Sequence[ToMeter],
+    batch: int,
+    meter: EnergyMeter,
+    *,
+    seconds: float = SECONDS,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Energy:
+    """Run each net for a while under the meter; where nothing can be read, none is even loaded.
+
+    Args:
+        nets: what runs, one after another.
+        batch: images of a run.
+        meter: reads the energy.
+        seconds: how long each net runs, and how long the machine rests before.
+        clock: in seconds.
+        sleep: rests for so many seconds.
+    """
+    if meter.source == "none":
+        return Energy("none", meter.reason, None, ())
+    source = meter.source
+    idle = idle_watts(meter, seconds=seconds, clock=clock, sleep=sleep)
+    found = []
+    for net in nets:
+        loaded = net.load()
+        try:
+            result = joules_per_image(loaded.run, batch, meter, seconds=seconds, clock=clock)
+        finally:
+            loaded.close()
+        if result is None:
+            break
+        found.append(NetEnergy(net.resolution, net.flops, *result))
+    return Energy(source, meter.reason, idle, tuple(found))
 
 
 def joules_per_image(
