@@ -41,6 +41,12 @@ def search_facts(config: ExtractConfig, aim: Aim, guide: Guide, selection: Selec
         "finalists": [facts(index) for index in range(field.finalists)],
         "chosen": facts(selection.chosen[0]),
     }
+    if (yardstick := selection.yardstick) is not None:
+        told["additive_model"] = {
+            f"bound_{guide.quantity}": guide.sign * yardstick.bound,
+            "mean_error": yardstick.error,
+            "is_exact": yardstick.is_exact,
+        }
     if len(aim.goals) > 1:
         told["shared_by"] = {goal.target.name: goal.budget.to_dict() for goal in aim.goals}
     if config.family > 1:

@@ -27,6 +27,10 @@ BRIEF = Evolution(population=200, generations=20)
 """One search of many, each of which starts from what its neighbour found."""
 
 
+CROWDED = 400
+"""A front of more points is thinned first, evenly along the logarithm of the cost: its points hardly differ."""
+
+
 class _View:
     """The part of a space at one resolution, and the fronts and searches of it."""
 
@@ -155,6 +159,11 @@ def spread_out(costs: Values, scores: Values, size: int) -> NDArray[np.intp]:
 
     Source: subset selection for hypervolume, Bringmann, Friedrich, Klitzke, GECCO 2014.
     """
+    if len(costs) > CROWDED:
+        grid = np.linspace(math.log(costs[0]), math.log(costs[-1]), CROWDED)
+        thin = np.unique(np.clip(np.searchsorted(np.log(costs), grid), 0, len(costs) - 1))
+        kept: NDArray[np.intp] = thin[spread_out(costs[thin], scores[thin], size)]
+        return kept
     count = len(costs)
     if count <= size:
         return np.arange(count)

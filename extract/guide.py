@@ -37,9 +37,14 @@ class Guide:
     surveyed: Survey | None = None
     """What was measured to learn it."""
 
+    @property
+    def sign(self) -> int:
+        """-1 where the quantity is to be small, which a search is told as its negative."""
+        return -1 if self.quantity == "loss" else 1
+
     def objective(self, genes: Genes) -> Values:
         """Return what the search makes large."""
-        return -self.predict(genes) if self.quantity == "loss" else self.predict(genes)
+        return self.sign * self.predict(genes)
 
     @property
     def quality(self) -> Quality | None:

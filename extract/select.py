@@ -13,7 +13,8 @@ from deps.extract.choose import Choice, choose
 from deps.extract.evaluate import Evaluator, Measured
 from deps.extract.goal import Aim
 from deps.extract.guide import Guide
-from deps.extract.search import Limit, SearchResult, Values, excess, search
+from deps.extract.search import Limit, SearchResult, Values, excess
+from deps.extract.seek import Yardstick, seek
 from deps.ground.console import Story
 from deps.supernet import ArchSpec, SearchSpace
 from deps.supernet.sampling import Genes, decode, distinct
@@ -53,6 +54,9 @@ class Selection(NamedTuple):
     is_exact: bool
     """Whether these were all there are."""
 
+    yardstick: Yardstick | None = None
+    """What the search was compared with, where costs are sums."""
+
     @property
     def archs(self) -> list[ArchSpec]:
         """The chosen subnets, most accurate first."""
@@ -81,14 +85,16 @@ def select_one(
         finalists: how many of the best that are foretold are measured.
     """
     limits = aim.limits()
-    found = search(space, guide.objective, limits, rng=rng, count=finalists)
+    found, yardstick = seek(space, guide.objective, limits, rng=rng, count=finalists)
+    if yardstick is not None:
+        story.say(f"{yardstick.to_text(guide.quantity, sign=guide.sign)}; found: {guide.sign * found.scores[0]:.4f}")
     field = measured_field(space, guide, evaluator, found.genes, limits, story)
     if field.measured is None:
         story.say(_what_was_taken(found, guide))
-        return Selection(field, (0,), None, found.evaluated, found.is_exact)
+        return Selection(field, (0,), None, found.evaluated, found.is_exact, yardstick)
     choice = choose(field.measured.top1, field.measured.loss, field.images)
     story.say(_what_was_chosen(found, field, choice))
-    return Selection(field, (choice.chosen,), choice, found.evaluated, found.is_exact)
+    return Selection(field, (choice.chosen,), choice, found.evaluated, found.is_exact, yardstick)
 
 
 def measured_field(

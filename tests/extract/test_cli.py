@@ -90,6 +90,9 @@ def test_json_is_one_object_and_quiet_is_quiet(home, capsys):
         (["--target", "cpu", "--max-drop", "-1"], "max_drop is -1"),
         (["--target", "cpu", "--samples", "2"], "--samples 60"),
         (["--target", "cpu", "--seed", "-1"], "seed is -1"),
+        (["--target", "cpu,rtx,cpu"], "expected each once, e.g. --target cpu,rtx"),
+        (["--target", "cpu", "--latency", "rtx=1ms"], "a latency is given for rtx, which is not among the targets cpu"),
+        (["--target", "cpu", "--family", "0"], "family is 0; expected 1 to 64 subnets"),
         (["--target", "cpu", "--targets", "none.toml"], "none.toml cannot be read"),
     ],
 )

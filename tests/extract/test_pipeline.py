@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deps.extract import Budget, ExtractConfig, ExtractReport, extract
+from deps.extract import Budget, ExtractConfig, Extraction, ExtractReport, extract
 from deps.extract.evaluate import Measured
 from deps.extract.landscape import top1_at
 from deps.ground.console import Story
@@ -85,6 +86,67 @@ def test_the_same_inputs_give_the_same_bundle_but_for_the_time(cpu, make):
     for path in files:
         if path.name != "manifest.json":
             assert (cpu.bundle / path).read_bytes() == (again.bundle / path).read_bytes(), path
+
+
+@pytest.fixture(scope="module")
+def shared(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Extraction:
+    """A family of three that two targets share, within 600k FLOPs."""
+    config = ExtractConfig(
+        targets=("cpu", "jetson"),
+        budget=Budget(max_flops=600_000),
+        is_shared=True,
+        family=3,
+        supernet=run.folder,
+        out=tmp_path_factory.mktemp("bundles") / "shared",
+        samples=16,
+        finalists=2,
+        max_drop=100.0,
+    )
+    return extract(config, QUIET)
+
+
+def test_targets_that_share_get_a_bundle_each_with_the_same_models(shared):
+    """One subnet to know, and each device's own instructions; what was exported once is not exported again."""
+    cpu, jetson = (read_bundle(report.bundle) for report in shared.reports)
+    assert [report.bundle.name for report in shared.reports] == ["cpu", "jetson"]
+    assert (cpu.manifest.target, jetson.manifest.target) == ("cpu", "jetson-orin")
+    assert cpu.manifest.subnets == jetson.manifest.subnets
+    assert cpu.manifest.search["shared_by"] == {name: {"max_flops": 600_000} for name in ("cpu", "jetson-orin")}
+
+
+def test_a_family_lies_along_the_front_most_accurate_first(shared, digits):
+    """A scheduler that must be quicker gives up accuracy for it, and never both."""
+    manifest = shared.reports[0].manifest
+    assert len(manifest.subnets) == 3
+    assert manifest.default_subnet == manifest.subnets[0]
+    flops = [entry.flops for entry in manifest.subnets]
+    assert flops == sorted(flops, reverse=True)
+    assert flops[0] <= 600_000
+    members = manifest.search["family"]
+    assert [member["arch"] for member in members] == [entry.arch for entry in manifest.subnets]
+    # Each is what its own cost as a budget would have chosen: a cheaper one is no better beyond doubt.
+    for better, cheaper in itertools.pairwise(members):
+        doubt = manifest.search["standard_error"]
+        is_surer = better["measured_loss"] < cheaper["measured_loss"]
+        assert is_surer or better["measured_top1"] > cheaper["measured_top1"] - doubt
+    for entry, member in zip(manifest.subnets, members, strict=True):
+        assert entry.models[0].top1_validation == member["measured_top1"]
+        assert ArchSpec.from_dict(digits, entry.arch)
+
+
+def test_several_bundles_are_one_json_object(shared):
+    """A program that reads stdout gets one answer, however many bundles it asked for."""
+    plain = json.loads(json.dumps(shared.to_dict(), allow_nan=False))
+    assert [bundle["target"] for bundle in plain["bundles"]] == ["cpu", "jetson-orin"]
+    for bundle, report in zip(plain["bundles"], shared.reports, strict=True):
+        assert [member["subnet"]["name"] for member in bundle["family"]] == [m.name for m in report.members]
+        assert bundle["subnet"] == bundle["family"][0]["subnet"]
+    text = shared.to_text()
+    for report in shared.reports:
+        assert str(report.bundle) in text
+        for member in report.members:
+            assert member.name in text
+    assert "and 2 that cost less" in text
 
 
 def test_every_bound_of_a_budget_is_kept(make, costs, digits):
