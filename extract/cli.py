@@ -71,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--samples", type=int, default=160, metavar="N", help="most subnets measured for the predictor (default: 160)"
     )
+    search.add_argument("--device", default="auto", help="where subnets are measured: cpu, cuda, or auto (default)")
     search.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
     search.add_argument("--targets", type=Path, metavar="FILE", help="TOML file with targets of your own")
     add_common_flags(parser)
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command("deps-extract", _run, build_parser().parse_args(words))
 
 
-def _run(args: argparse.Namespace) -> Report:
+def _run(args: argparse.Namespace) -> Report | None:
     for module in ("torch", "onnx", "safetensors"):
         require(module, "compile")
     from deps.extract.budget import AXES, Budget, parse_latencies
@@ -107,10 +108,13 @@ def _run(args: argparse.Namespace) -> Report:
         targets_file=args.targets,
         max_drop=args.max_drop,
         samples=args.samples,
+        device=args.device,
         seed=args.seed,
         triton=args.triton,
     )
-    return extract(config, Story.from_args(args))
+    extraction = extract(config, Story.from_args(args))
+    # Of several processes that torchrun started, the first one answers.
+    return extraction if extraction.reports else None
 
 
 if __name__ == "__main__":

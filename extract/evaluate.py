@@ -10,15 +10,17 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from deps.extract.crew import Crew
 from deps.extract.search import Values
+from deps.extract.shelf import Shelf
 from deps.ground.console import Story
 from deps.ground.errors import RunError
 from deps.supernet import ArchSpec, Supernet
@@ -28,6 +30,10 @@ from deps.train.data import ImageData
 
 CACHE_NAME = "measurements.jsonl"
 BATCH_SIZE = 250
+"""Most images that are measured at once."""
+
+BATCH_PIXELS = 32 * 224**2
+"""Pixels of the images that are measured at once, unless they are small: with feature maps, half a gigabyte."""
 
 
 def supernet_sha256(supernet: Supernet) -> str:
@@ -56,7 +62,7 @@ class Measurements:
     of the time before losses were kept: its subnet is measured again.
     """
 
-    def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
+    def __init__(self, path: Path | None, settings: dict[str, Any], crew: Crew | None = None) -> None:
         self.path = path
         self.key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
         self.why_not_kept: str | None = None
@@ -66,6 +72,13 @@ class Measurements:
         self._is_cut_short = False
         if path is not None and path.exists():
             self._read(path)
+        if crew is not None:
+            # One process may have read a line that another wrote since; all must start alike to share out the work.
+            self._known = crew.agree(self._known)
+
+    def learn(self, known: Iterable[tuple[ArchSpec, Accuracy | None]]) -> None:
+        """Take over measurements that another process made and wrote down."""
+        self._known.update({_arch_key(arch): accuracy for arch, accuracy in known if accuracy is not None})
 
     def get(self, arch: ArchSpec) -> Accuracy | None:
         """Return the top-1 and loss of a subnet; None when it was not measured yet."""
@@ -120,13 +133,28 @@ class Evaluator:
         cache: Path | None = None,
         calibration_images: int = 2000,
         image_limit: int | None = None,
+        device: torch.device | str = "cpu",
+        crew: Crew | None = None,
     ) -> None:
+        """Prepare to measure.
+
+        Args:
+            supernet: where subnets are taken from.
+            data: images to recalibrate and to measure with.
+            cache: file in which measurements are remembered; None remembers nothing.
+            calibration_images: how many training images BatchNorm is recalibrated with.
+            image_limit: how many validation images are used; all when None.
+            device: where subnets run.
+            crew: the processes that share the work.
+        """
         self.supernet, self.data = supernet, data
         self.calibration_images, self.image_limit = calibration_images, image_limit
         self.num_images = min(len(data.validation), image_limit or len(data.validation))
         self.num_measured = 0
         """Subnets that were measured here and now, rather than remembered."""
 
+        self.device, self.crew = torch.device(device), crew or Crew()
+        self._source = supernet if self.device.type == "cpu" else supernet.to(self.device)
         self.supernet_sha256 = supernet_sha256(supernet)
         settings = {
             "supernet": self.supernet_sha256,
@@ -136,43 +164,93 @@ class Evaluator:
             "calibration_images": calibration_images,
             "images": self.num_images,
         }
-        self.measurements = Measurements(cache, settings)
-        # Calibration images of one resolution; those of all at once would not fit into memory at 224 pixels.
-        self._calibration: tuple[int, list[Tensor]] | None = None
+        self.measurements = Measurements(cache, settings, self.crew)
+        # Images of one resolution; those of all at once would be too many.
+        self._shelves: dict[Literal["calibration", "validation"], tuple[int, Shelf]] = {}
 
     def subnet(self, arch: ArchSpec) -> Network:
-        """Return the recalibrated subnet, in evaluation mode."""
-        return recalibrated_subnet(self.supernet, arch, self.calibration(arch.resolution))
+        """Return the recalibrated subnet on the CPU, in evaluation mode."""
+        return self._recalibrated(arch).cpu()
 
-    def calibration(self, resolution: int) -> list[Tensor]:
-        """Return the training images that BatchNorm is recalibrated with, in batches."""
-        if self._calibration is None or self._calibration[0] != resolution:
-            batches = self.data.calibration(resolution, images=self.calibration_images)
-            self._calibration = (resolution, batches)
-        return self._calibration[1]
+    def _recalibrated(self, arch: ArchSpec) -> Network:
+        batches = (x_NCHW.to(self.device) for x_NCHW, _ in self._shelf("calibration", arch.resolution))
+        return recalibrated_subnet(self._source, arch, batches)
+
+    def _shelf(self, purpose: Literal["calibration", "validation"], resolution: int) -> Shelf:
+        """Return the images of a purpose at one resolution; those of another are let go."""
+        known = self._shelves.get(purpose)
+        if known is not None and known[0] == resolution:
+            return known[1]
+        pixels = self.supernet.space.in_channels * resolution**2
+        if purpose == "calibration":
+            count, make = self.calibration_images, lambda: self._calibration(resolution)
+        else:
+            count, make = self.num_images, lambda: self._validation(resolution)
+        shelf = Shelf(make, 4 * pixels * count)
+        self._shelves[purpose] = (resolution, shelf)
+        return shelf
+
+    def _calibration(self, resolution: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for x_NCHW in self.data.calibration_batches(resolution, images=self.calibration_images):
+            yield x_NCHW, torch.zeros(0)
+
+    def _validation(self, resolution: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.data.validation.batches(batch_size(resolution), resolution=resolution, limit=self.image_limit)
 
     def measure(self, archs: Sequence[ArchSpec], story: Story, what: str = "measuring subnets") -> Measured:
         """Return top-1 and loss on validation images of each subnet, in the order given.
 
+        Each process of the crew measures a share, writes down each result as it comes, and learns those of the others.
+
         Raises:
-            RunError: a subnet answers with what is no number.
+            RunError: a subnet answers with what is no number, or another process stopped.
         """
         unknown = {arch for arch in archs if self.measurements.get(arch) is None}
         # By resolution, so that images are scaled once each.
         todo = sorted(unknown, key=lambda arch: (arch.resolution, _arch_key(arch)))
-        for arch in story.track(todo, what, total=len(todo), unit="subnet"):
-            with torch.no_grad():
-                batches = self.data.validation.batches(BATCH_SIZE, resolution=arch.resolution, limit=self.image_limit)
-                accuracy = measure(self.subnet(arch), batches)
-            if not math.isfinite(accuracy.loss):
-                raise RunError(
-                    f"the loss of subnet {arch.to_text()} is {accuracy.loss}; expected a number: the training of this "
-                    "supernet diverged, train it again with a smaller learning rate"
-                )
+        mine = self.crew.share(todo)
+        for arch in story.track(mine, what, total=len(mine), unit="subnet"):
+            accuracy = self._measured(arch)
             had_place = self.measurements.why_not_kept is None
             self.measurements.add(arch, accuracy)
             self.num_measured += 1
             if had_place and self.measurements.why_not_kept is not None:
                 story.warn(f"measurements are not kept for another time: {self.measurements.why_not_kept}")
+        if todo:
+            for theirs in self.crew.gather([(arch, self.measurements.get(arch)) for arch in mine]):
+                self.measurements.learn(theirs)
         table = np.array([self.measurements.get(arch) for arch in archs], np.float64).reshape(-1, 2)
         return Measured(top1=table[:, 0], loss=table[:, 1])
+
+    def _measured(self, arch: ArchSpec) -> Accuracy:
+        batches = (
+            (x_NCHW.to(self.device), labels_N.to(self.device))
+            for x_NCHW, labels_N in self._shelf("validation", arch.resolution)
+        )
+        accuracy = measure(self._recalibrated(arch), batches)
+        if not math.isfinite(accuracy.loss):
+            raise RunError(
+                f"the loss of subnet {arch.to_text()} is {accuracy.loss}; expected a number: the training of this "
+                "supernet diverged, train it again with a smaller learning rate"
+            )
+        return accuracy
+
+
+def batch_size(resolution: int) -> int:
+    """Return how many images are measured at once: as many pixels whatever their size, so that feature maps fit."""
+    return min(max(BATCH_PIXELS // resolution**2, 1), BATCH_SIZE)
+
+
+def measuring_device(name: str) -> torch.device:
+    """Return the device that ``--device`` names; of several GPUs, each process of a crew takes its own.
+
+    Raises:
+        RunError: it is unknown, or not there.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise RunError(f"unknown device {name!r}; known: auto, cpu, cuda")
+    if name == "cpu" or not torch.cuda.is_available():
+        if name == "cuda":
+            raise RunError("no CUDA device was found here; use --device cpu")
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())

@@ -11,7 +11,8 @@ import numpy as np
 
 from deps.extract.config import ExtractConfig
 from deps.extract.costs import cost_functions
-from deps.extract.evaluate import CACHE_NAME, Evaluator
+from deps.extract.crew import Crew, crew_from_environment
+from deps.extract.evaluate import CACHE_NAME, Evaluator, measuring_device
 from deps.extract.facts import search_facts
 from deps.extract.family import select_family
 from deps.extract.feasible import check_feasible, fits_all
@@ -32,16 +33,19 @@ from deps.train.run import Run, newest_run, open_run
 def extract(config: ExtractConfig, story: Story) -> Extraction:
     """Find the most accurate subnets within the budgets and write a bundle for each target.
 
+    Returns:
+        What was extracted; nothing in all but the first of several processes that torchrun started.
+
     Raises:
         DepsError: of the kind that fits: budget, target, run, latency table, data, export, or files.
     """
     targets = find_targets(config)
     run = open_run(config.supernet) if config.supernet is not None else newest_run()
-    with run.cpu_threads():
-        return _extract_from(run, targets, config, story)
+    with run.cpu_threads(), crew_from_environment() as crew:
+        return _extract_from(run, targets, config, crew, story if crew.is_first else Story(quiet=True))
 
 
-def _extract_from(run: Run, targets: list[Target], config: ExtractConfig, story: Story) -> Extraction:
+def _extract_from(run: Run, targets: list[Target], config: ExtractConfig, crew: Crew, story: Story) -> Extraction:
     started = time.monotonic()
     supernet, data = run.supernet(), run.data(config.data)
     space, rng = supernet.space, np.random.default_rng(config.seed)
@@ -53,12 +57,21 @@ def _extract_from(run: Run, targets: list[Target], config: ExtractConfig, story:
         _say_what_the_budget_does(space, aim, config, story, rng)
 
     calibration_images = run.recipe.calibration_images if run.recipe is not None else 2000
-    evaluator = Evaluator(supernet, data, cache=run.folder / CACHE_NAME, calibration_images=calibration_images)
+    evaluator = Evaluator(
+        supernet,
+        data,
+        cache=run.folder / CACHE_NAME,
+        calibration_images=calibration_images,
+        device=measuring_device(config.device),
+        crew=crew,
+    )
     guide = _find_guide(config, aims, evaluator, story, rng)
     judge = evaluator if config.objective == "accuracy" else None
+    selections = [_select(config, space, aim, guide, judge, story, rng) for aim in aims]
+    if not crew.is_first:
+        return Extraction((), time.monotonic() - started)
     shipment, reports = Shipment(run, evaluator, config, story), []
-    for aim in aims:
-        selection = _select(config, space, aim, guide, judge, story, rng)
+    for aim, selection in zip(aims, selections, strict=True):
         landscape = find_landscape(space, aim, guide, selection, rng)
         if landscape is not None and story.is_terminal:
             story.say(plot_text(landscape))
