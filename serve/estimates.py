@@ -6,19 +6,21 @@ times the upper quantile of how far recent batches ran over their levels.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 
 UPPER_QUANTILE = 0.9
 """Share of batches that shall take no longer than ``seconds`` says."""
 
-# The newest batch moves its level by this share of the surprise, and a single batch is believed at most so far: one
-# hiccup of the machine must not close an engine to requests that it could meet.
+# The newest batch moves its level by this share of the surprise, and a slow one is believed at most so far: one hiccup
+# of the machine must not close an engine to requests that it could meet. A fast one is no accident, and counts double.
 _GAIN = 0.15
+_GAIN_DOWN = 0.3
 _BELIEVED = 1.5
 
 # After this long without a batch, a level no longer speaks of the machine as it is, and is derived from the others.
-_STALE_S = 5.0
+STALE_S = 5.0
 
 # How many recent batches tell the spread, how many at least and how often; and what is assumed before that.
 _RECENT = 128
@@ -65,6 +67,7 @@ class Estimates:
         self._first = [list(curve) for curve in curves]
         self._levels = [list(curve) for curve in curves]
         self._seen = [[0.0] * len(curve) for curve in curves]
+        self._last = [-math.inf] * len(curves)
         self._pace = 1.0
         self._recent: deque[float] = deque(maxlen=_RECENT)
         self._observed = 0
@@ -81,10 +84,9 @@ class Estimates:
         if self._observed >= _ENOUGH and self._observed % _EVERY == 0:
             ordered = sorted(self._recent)
             self._spread = max(1.0, ordered[int(UPPER_QUANTILE * (len(ordered) - 1))])
-        believed = min(max(ratio, 1 / _BELIEVED), _BELIEVED)
-        level *= 1 + _GAIN * (believed - 1)
-        self._levels[engine][images] = level
-        self._seen[engine][images] = now
+        gain = _GAIN if ratio > 1 else _GAIN_DOWN
+        self._levels[engine][images] = level * (1 + gain * (min(ratio, _BELIEVED) - 1))
+        self._seen[engine][images] = self._last[engine] = now
         pace = min(max(seconds / self._first[engine][images], self._pace / _BELIEVED), self._pace * _BELIEVED)
         self._pace += _GAIN * (pace - self._pace)
         if self._observed % _EVERY == 0:
@@ -93,9 +95,13 @@ class Estimates:
 
     def _level(self, engine: int, images: int, now: float) -> float:
         seen = self._seen[engine][images]
-        if seen and now - seen <= _STALE_S:
+        if seen and now - seen <= STALE_S:
             return self._levels[engine][images]
         return self._first[engine][images] * self._pace
+
+    def last_seen(self, engine: int) -> float:
+        """Return when an engine last ran a batch; minus infinity when it never did."""
+        return self._last[engine]
 
     def usual_seconds(self, engine: int, images: int, now: float) -> float:
         """Return what a batch usually takes; 0 to the curve's largest number of images."""

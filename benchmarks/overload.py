@@ -1,0 +1,295 @@
+"""Deadlines and overload, against a real server: what share of requests is answered in time, by whom, at what accuracy.
+
+Open loop: requests come when they are planned to, whatever the server does, and an answer is in time when it arrives
+within the deadline of the *planned* moment. The family is five once-for-all subnets at 128 pixels with random weights
+and assigned accuracies (see bundles.py), pixels are sent as UINT8.
+
+    .venv/bin/python benchmarks/overload.py --out benchmarks/results/overload.json --loads capacity,poisson,gamma
+    .venv/bin/python benchmarks/overload.py --out … --loads bursty          # against each fixed subnet
+    .venv/bin/python benchmarks/overload.py --out … --loads overload --minutes 10
+
+Loads that the JSON holds already are not measured again, so a run that was cut short goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import collections
+import gc
+import json
+import re
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import numpy as np
+import uvloop
+from arrivals import Moments, gamma, mmpp
+from bundles import family_128, write_bundle
+from serving import request_of, resident_bytes, started
+
+from deps.ground.provenance import provenance
+
+DEADLINE_MS = 100.0
+PORT = 18600
+SUBNET = re.compile(rb'"subnet": "([^"]+)"')
+
+
+@dataclass
+class Tally:
+    """What came of the requests of one load."""
+
+    planned: int = 0
+    statuses: collections.Counter[int] = field(default_factory=collections.Counter)
+    subnets: collections.Counter[str] = field(default_factory=collections.Counter)
+    latencies_ms: list[float] = field(default_factory=list)
+    refusals_ms: list[float] = field(default_factory=list)
+    """From sending to the refusal."""
+
+    in_time: collections.Counter[str] = field(default_factory=collections.Counter)
+    unanswered: int = 0
+
+
+class Client(asyncio.Protocol):
+    """One connection, one request at a time."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.transport: asyncio.Transport | None = None
+        self.planned = self.sent = 0.0
+        self.is_busy = False
+        self._came = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def ask(self, planned: float) -> None:
+        assert self.transport is not None
+        self.planned, self.is_busy = planned, True
+        self.sent = time.perf_counter()
+        self.transport.write(self.pool.request)
+
+    def data_received(self, data: bytes) -> None:
+        self._came += data
+        end = self._came.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        head = self._came[:end].lower()
+        at = head.index(b"content-length:") + 15
+        length = int(head[at : head.find(b"\r", at) if head.find(b"\r", at) > 0 else None])
+        if len(self._came) < end + 4 + length:
+            return
+        body, self._came, self.is_busy = self._came[end + 4 :], b"", False
+        self.pool.answered(self, int(head[9:12]), body)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.pool.lost(self)
+
+
+class Pool:
+    """Connections, as many as are needed at once."""
+
+    def __init__(self, host: str, port: int, request: bytes) -> None:
+        self.host, self.port, self.request = host, port, request
+        self.free: list[Client] = []
+        self.tally = Tally()
+        self.pending = 0
+        self.opened = 0
+
+    async def open(self, count: int) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(count):
+            _, client = await loop.create_connection(lambda: Client(self), self.host, self.port)
+            self.free.append(client)
+        self.opened += count
+
+    def send(self, planned: float) -> None:
+        self.tally.planned += 1
+        if not self.free:
+            self.tally.unanswered += 1  # more under way than the limits of anybody allow
+            return
+        self.pending += 1
+        self.free.pop().ask(planned)
+
+    def answered(self, client: Client, status: int, body: bytes) -> None:
+        now = time.perf_counter()
+        tally = self.tally
+        tally.statuses[status] += 1
+        self.pending -= 1
+        self.free.append(client)
+        latency_ms = 1e3 * (now - client.planned)
+        if status == 200:
+            found = SUBNET.search(body)
+            assert found is not None
+            name = found[1].decode()
+            tally.subnets[name] += 1
+            tally.latencies_ms.append(latency_ms)
+            if latency_ms <= DEADLINE_MS:
+                tally.in_time[name] += 1
+        else:
+            tally.refusals_ms.append(1e3 * (now - client.sent))
+
+    def lost(self, client: Client) -> None:
+        if client.is_busy:
+            self.tally.unanswered += 1
+            self.pending -= 1
+
+
+async def replay(pool: Pool, moments: Moments) -> Tally:
+    """Send requests at their moments; wait for the last answer."""
+    pool.tally = Tally()
+    gc.collect()
+    gc.disable()
+    start = time.perf_counter() + 0.05
+    for moment in moments:
+        planned = start + float(moment)
+        while (ahead := planned - time.perf_counter()) > 0:
+            await asyncio.sleep(ahead if ahead > 0.0005 else 0)
+        pool.send(planned)
+        if pool.tally.planned % 64 == 0:
+            await asyncio.sleep(0)
+    end = time.perf_counter() + 10
+    while pool.pending and time.perf_counter() < end:
+        await asyncio.sleep(0.01)
+    gc.enable()
+    return pool.tally
+
+
+async def closed_loop(pool: Pool, clients: int, seconds: float) -> float:
+    """Return requests a second that so many clients get when each asks again at once."""
+    pool.tally = Tally()
+    busy = [pool.free.pop() for _ in range(clients)]
+    end = time.perf_counter() + seconds
+    for client in busy:
+        pool.pending += 1
+        client.ask(time.perf_counter())
+    while time.perf_counter() < end:
+        while pool.pending < clients and pool.free:
+            pool.pending += 1
+            pool.free.pop().ask(time.perf_counter())
+        await asyncio.sleep(0.0005)
+    done = pool.tally.statuses[200]
+    while pool.pending:
+        await asyncio.sleep(0.01)
+    return done / seconds
+
+
+def told(tally: Tally, seconds: float, accuracies: dict[str, float]) -> dict[str, Any]:
+    """Return the figures of one load."""
+    good = sum(tally.in_time.values())
+    refusals = np.array(tally.refusals_ms or [0.0])
+    latencies = np.array(tally.latencies_ms or [0.0])
+    answered = sum(tally.statuses.values())
+    return {
+        "requests": tally.planned,
+        "rate_per_s": round(tally.planned / seconds, 1),
+        "in_time": round(good / max(1, tally.planned), 4),
+        "in_time_per_s": round(good / seconds, 1),
+        "refused": round(tally.statuses[503] / max(1, tally.planned), 4),
+        "late": round((tally.statuses[200] - good) / max(1, tally.planned), 4),
+        "other_errors": answered - tally.statuses[200] - tally.statuses[503],
+        "unanswered": tally.unanswered,
+        "mean_accuracy": round(sum(accuracies[n] * c for n, c in tally.in_time.items()) / max(1, good), 4),
+        "subnets": dict(tally.subnets),
+        "latency_ms": {f"p{q}": round(float(np.percentile(latencies, q)), 1) for q in (50, 99)},
+        "refusal_ms": {f"p{q}": round(float(np.percentile(refusals, q)), 2) for q in (50, 99, 100)},
+    }
+
+
+def request_bytes(model: str, timeout_ms: float | None) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path, header_length = request_of(128, "UINT8", Path(folder), "image")
+        body = path.read_bytes()
+    deadline = "" if timeout_ms is None else f"Deps-Timeout-Ms: {timeout_ms:g}\r\n"
+    head = (
+        f"POST /v2/models/{model}-uint8/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        f"Inference-Header-Content-Length: {header_length}\r\n{deadline}\r\n"
+    )
+    return head.encode() + body
+
+
+async def run(kind: str, url: str, pid: int, plan: dict[str, Any], accuracies: dict[str, float]) -> dict[str, Any]:
+    """Measure one load on a running server."""
+    place = urlsplit(url)
+    assert place.hostname is not None
+    assert place.port is not None
+    pool = Pool(place.hostname, place.port, request_bytes("family", None if kind == "capacity" else DEADLINE_MS))
+    await pool.open(8 if kind == "capacity" else 400)
+    if kind == "capacity":
+        await closed_loop(pool, 8, 1)
+        return {"requests_per_s": round(await closed_loop(pool, 8, plan["seconds"]), 1)}
+    await replay(pool, gamma(50, 1, 1, np.random.default_rng(9)))
+    before = resident_bytes(pid)
+    tally = await replay(pool, plan["moments"])
+    result = told(tally, plan["seconds"], accuracies)
+    return result | {"resident_mb": [round(before / 1e6, 1), round(resident_bytes(pid) / 1e6, 1)]}
+
+
+def plans(args: argparse.Namespace, capacity: float, fastest: float) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return what is measured: by name, the subnet that is pinned ("" for the family) and the arrivals."""
+    seconds = 60 * args.minutes
+    names = [name for name, *_ in family_128()]
+
+    def load(moments: Moments) -> dict[str, Any]:
+        return {"moments": moments, "seconds": seconds}
+
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for kind, cv2 in (("poisson", 1.0), ("gamma", 4.0)):
+        if kind in args.loads:
+            for share in (0.9, 1.3):
+                moments = gamma(share * capacity, seconds, cv2, np.random.default_rng(int(100 * share)))
+                found[f"{kind} {share} family"] = ("", load(moments))
+                found[f"{kind} {share} largest"] = ("largest", load(moments))
+    if "bursty" in args.loads:
+        traces = {
+            "mmpp": mmpp(0.5 * capacity, 0.6 * fastest, seconds, 2.0, 0.5, np.random.default_rng(6)),
+            "gamma cv2=16": gamma(0.9 * capacity, seconds, 16.0, np.random.default_rng(5)),
+        }
+        for trace, moments in traces.items():
+            found[f"bursty {trace} family"] = ("", load(moments))
+            found |= {f"bursty {trace} {name}": (name, load(moments)) for name in names}
+    if "overload" in args.loads:
+        moments = gamma(3 * capacity, seconds, 1.0, np.random.default_rng(3))
+        found["overload 3.0 largest"] = ("largest", load(moments))
+        found["overload 3.0 family"] = ("", load(moments))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--loads", type=lambda text: text.split(","), default=["poisson", "gamma", "bursty"])
+    parser.add_argument("--minutes", type=float, default=0.5, help="of every load (default: 0.5)")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "deps-serving")
+    parser.add_argument("--only", help="measure only loads whose name holds this")
+    args = parser.parse_args()
+    bundle = write_bundle(args.work / "family", "family", family_128())
+    accuracies = {name: accuracy for name, _, _, accuracy in family_128()}
+    report: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {"loads": {}}
+
+    def measured(name: str, subnet: str, plan: dict[str, Any], kind: str) -> dict[str, Any]:
+        if name not in report["loads"]:
+            command = [str(Path(sys.executable).with_name("deps-serve")), str(bundle), "--port", str(PORT)]
+            command += ["--threads", "1", "--log-level", "error", *(["--subnet", subnet] if subnet else [])]
+            with started(command, f"http://127.0.0.1:{PORT}/v2/health/ready") as (pid, _):
+                result = uvloop.run(run(kind, f"http://127.0.0.1:{PORT}", pid, plan, accuracies))
+            report["loads"][name] = result | {"seconds": plan["seconds"]}
+            report["accuracies"], report["provenance"] = accuracies, provenance()
+            args.out.write_text(json.dumps(report, indent=1) + "\n")
+        print(json.dumps({name: report["loads"][name]}), file=sys.stderr, flush=True)
+        return dict(report["loads"][name])
+
+    capacity = measured("capacity largest", "largest", {"seconds": 5}, "capacity")["requests_per_s"]
+    fastest = measured("capacity smallest", "smallest", {"seconds": 5}, "capacity")["requests_per_s"]
+    for name, (subnet, plan) in plans(args, capacity, fastest).items():
+        if not args.only or args.only in name:
+            measured(name, subnet, plan, "load")
+
+
+if __name__ == "__main__":
+    main()

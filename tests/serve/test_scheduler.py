@@ -1,0 +1,168 @@
+"""The rules of the queue, in a time that the tests set: who is let in, who goes first, which subnet, and with whom."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deps.serve.estimates import Estimates
+from deps.serve.refusals import RefusedError
+from deps.serve.scheduler import Job, Ladder, Scheduler
+
+ONE = np.zeros((1, 1, 1, 1), np.float32)
+
+# Seconds by images: the accurate engine takes 30 ms an image, the other 10; batches of four cost no more than two.
+ACCURATE, QUICK = [0.0, 0.030, 0.040, 0.040, 0.040], [0.0, 0.010, 0.014, 0.014, 0.014]
+SPREAD = 1.1
+
+
+def ignore(_: list[Job]) -> None:
+    """Outcomes are not looked at here."""
+
+
+def job(arrival: float = 0.0, deadline: float = math.inf, *, size: int = 1, pin: int | None = None) -> Job:
+    images = np.broadcast_to(ONE, (size, 1, 1, 1))
+    return Job(images=images, size=size, arrival=arrival, settle=ignore, deadline=deadline, pin=pin)
+
+
+def family(**options) -> Scheduler:
+    return Scheduler(Estimates([ACCURATE, QUICK]), Ladder.of([0.8, 0.7], [0.030, 0.010]), **options)
+
+
+def test_ladder_leaves_out_who_is_slower_and_no_better():
+    """Such a subnet never answers best; it can still be asked for by name."""
+    assert Ladder.of([0.7, 0.8, 0.75, 0.6], [1.0, 2.0, 3.0, 0.5]).rungs == (1, 0, 3)
+    assert Ladder.of([0.7, 0.7], [2.0, 1.0]).rungs == (1,)
+
+
+def test_without_deadlines_the_most_accurate_answers():
+    """Time does not matter then."""
+    scheduler = family()
+    for _ in range(4):
+        scheduler.admit(job(), 0.0)
+    batch = scheduler.take(0.0)
+    assert (batch.engine, batch.images) == (0, 4)
+
+
+def test_subnet_is_the_most_accurate_that_keeps_all_in_time():
+    """One patient request gets the accurate subnet; a queue that it could not serve in time gets the quick one."""
+    calm, busy = family(), family()
+    calm.admit(job(deadline=0.2), 0.0)
+    for _ in range(12):
+        busy.admit(job(deadline=0.2), 0.0)
+    assert calm.take(0.0).engine == 0
+    assert busy.take(0.0).engine == 1
+
+
+def test_earliest_deadline_goes_first():
+    """Not who came first."""
+    scheduler = Scheduler(Estimates([[0.0, 0.01]]), Ladder((0,)))
+    late, soon = job(deadline=0.9), job(deadline=0.3)
+    for one in (late, soon):
+        scheduler.admit(one, 0.0)
+    assert [scheduler.take(0.0).jobs, scheduler.take(0.0).jobs] == [[soon], [late]]
+
+
+def test_batch_does_not_grow_beyond_what_its_first_can_wait_for():
+    """Company that makes the first late is no gain."""
+    scheduler = Scheduler(Estimates([[0.0, 0.010, 0.011, 0.030, 0.030, 0.030, 0.030, 0.030]]), Ladder((0,)))
+    for _ in range(5):
+        scheduler.admit(job(deadline=0.070), 0.0)
+    assert scheduler.take(0.050).images == 2
+
+
+def test_what_no_subnet_can_answer_is_refused_at_once():
+    """With the status and the header that tell a client what to do."""
+    scheduler = family()
+    with pytest.raises(RefusedError, match=r"no subnet can answer in 5 ms, 11 ms is the soonest") as caught:
+        scheduler.admit(job(deadline=0.005), 0.0)
+    assert (caught.value.status, caught.value.retry_after_s) == (503, 1)
+    assert len(scheduler) == 0
+
+
+def test_newcomer_must_not_make_those_who_wait_late():
+    """What was let in was promised an answer."""
+    scheduler = Scheduler(Estimates([[0.0, 0.010]]), Ladder((0,)))
+    for _ in range(8):
+        scheduler.admit(job(deadline=0.09), 0.0)
+    with pytest.raises(RefusedError, match="accepted before would be late"):
+        scheduler.admit(job(deadline=0.05), 0.0)
+    scheduler.admit(job(deadline=0.5), 0.0)
+
+
+def test_late_job_is_dropped_before_it_runs():
+    """It would only make others late."""
+    scheduler = Scheduler(Estimates([[0.0, 0.010]]), Ladder((0,)))
+    late, fine = job(deadline=0.050), job(deadline=0.5)
+    for one in (late, fine):
+        scheduler.admit(one, 0.0)
+    assert scheduler.drop_late(0.045) == [late]
+    assert scheduler.take(0.045).jobs == [fine]
+    assert scheduler.waiting_images == 0
+
+
+def test_pinned_job_waits_for_its_engine_and_others_pass():
+    """A request may name the subnet that shall answer."""
+    scheduler = family()
+    pinned, free = job(deadline=0.4, pin=0), job(deadline=0.3, pin=1)
+    for one in (pinned, free):
+        scheduler.admit(one, 0.0)
+    assert scheduler.take(0.0) == (1, [free], 1, pytest.approx(0.010 * SPREAD))
+    assert scheduler.take(0.0).engine == 0
+
+
+def test_cancelled_job_leaves_the_queue_at_once():
+    """Its place is somebody else's."""
+    scheduler = family(max_queue_images=2)
+    gone = job(size=2)
+    scheduler.admit(gone, 0.0)
+    scheduler.cancel(gone)
+    scheduler.admit(job(size=2), 0.0)
+    assert len(scheduler) == 1
+    scheduler.cancel(gone)
+    assert scheduler.waiting_images == 2
+
+
+def test_idle_engine_is_looked_at_again_after_it_refused():
+    """One slow moment at the start must not refuse everybody for ever."""
+    scheduler = Scheduler(Estimates([[0.0, 5.0]]), Ladder((0,)))
+    assert scheduler.probe(0.0) is None
+    with pytest.raises(RefusedError):
+        scheduler.admit(job(deadline=0.1), 0.0)
+    for step in range(40):
+        now = 0.2 * step
+        if scheduler.probe(now) is not None:
+            scheduler.estimates.observe(0, 1, 0.01, now)
+        try:
+            scheduler.admit(job(arrival=now, deadline=now + 0.1), now)
+        except RefusedError:
+            continue
+        break
+    assert len(scheduler) == 1
+
+
+@given(data=st.data())
+def test_whatever_was_let_in_is_answered_in_time_if_batches_take_what_is_expected(data: st.DataObject):
+    """The promise of admission, for any arrivals, deadlines and sizes."""
+    scheduler = family(max_queue_images=64)
+    now, free_at, promised, answered = 0.0, 0.0, 0, 0
+    for _ in range(data.draw(st.integers(1, 40))):
+        now += data.draw(st.floats(0, 0.03))
+        while free_at <= now and (batch := scheduler.take(free_at)) is not None:
+            free_at = batch.until
+            answered += sum(free_at <= one.deadline + 1e-9 for one in batch.jobs)
+        free_at = max(free_at, now)
+        try:
+            scheduler.admit(job(arrival=now, deadline=now + data.draw(st.sampled_from([0.02, 0.1, 0.3]))), now)
+            promised += 1
+        except RefusedError as refusal:
+            assert refusal.status == 503  # noqa: PT017
+    while (batch := scheduler.take(free_at)) is not None:
+        free_at = batch.until
+        answered += sum(free_at <= one.deadline + 1e-9 for one in batch.jobs)
+    assert answered == promised
+    assert scheduler.waiting_images == 0
