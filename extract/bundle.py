@@ -286,7 +286,7 @@ _PAGE = """\
 
 {files}
 
-`manifest.json` describes and vouches for all of it; `report/pareto.png` shows what was chosen among.
+`manifest.json` describes and vouches for all of it; `report/index.html` shows what was chosen, and among what.
 
 ## Run it
 

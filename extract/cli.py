@@ -72,6 +72,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--samples", type=int, default=160, metavar="N", help="most subnets measured for the predictor (default: 160)"
     )
     search.add_argument("--device", default="auto", help="where subnets are measured: cpu, cuda, or auto (default)")
+    search.add_argument(
+        "--finetune", type=int, default=0, metavar="EPOCHS", help="train the chosen subnet alone, kept if better"
+    )
     search.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
     search.add_argument("--targets", type=Path, metavar="FILE", help="TOML file with targets of your own")
     add_common_flags(parser)
@@ -111,6 +114,7 @@ def _run(args: argparse.Namespace) -> Report | None:
         device=args.device,
         seed=args.seed,
         triton=args.triton,
+        finetune=args.finetune,
     )
     extraction = extract(config, Story.from_args(args))
     # Of several processes that torchrun started, the first one answers.

@@ -63,6 +63,9 @@ class ExtractConfig:
     targets_file: Path | None = None
     """The user's own targets."""
 
+    finetune: int = 0
+    """Epochs that each chosen subnet is trained alone before it is exported; 0 exports it as it is."""
+
     triton: Path | None = None
     """Where a Triton model repository is written too, or for several targets the folder of them."""
 
@@ -92,6 +95,8 @@ class ExtractConfig:
             )
         if self.seed < 0:
             raise BudgetError(f"seed is {self.seed}; expected 0 or more")
+        if self.finetune < 0:
+            raise BudgetError(f"finetune is {self.finetune}; expected 0 or more epochs, e.g. --finetune 5")
         if not 1 <= self.family <= LARGEST_FAMILY:
             raise BudgetError(f"family is {self.family}; expected 1 to {LARGEST_FAMILY} subnets, e.g. --family 5")
         if self.objective == "flops" and self.predictor is not None:

@@ -196,7 +196,7 @@ class _Checker:
 
         assert self._run is not None
         source = self._bundle.manifest.provenance.get("source", {})
-        if source.get("finetuned"):
+        if source.get("finetuned", {}).get(subnet.name, {}).get("is_kept"):
             self.unchecked.append("logits against torch: the subnet was trained further; fp32 stands for it")
             return None
         recipe = self._run.recipe

@@ -14,7 +14,9 @@ from deps.extract.bundle import Contents, Costs, Member, write_bundle
 from deps.extract.config import ExtractConfig
 from deps.extract.evaluate import Evaluator
 from deps.extract.export import Exports, Subnet, export_family
+from deps.extract.finetuned import Finetuned, finetuned
 from deps.extract.goal import Goal
+from deps.extract.page import Page, page_html
 from deps.extract.report import ExtractReport, Landscape, plot_png
 from deps.extract.triton import write_repository
 from deps.ground.console import Story
@@ -23,6 +25,7 @@ from deps.ground.units import format_count
 from deps.profile.flops import Cost, count
 from deps.serve.bundle import read_bundle
 from deps.supernet import ArchSpec, SearchSpace
+from deps.supernet.network import Network
 from deps.supernet.sampling import encode
 from deps.train.run import Run
 
@@ -33,6 +36,7 @@ class Shipment:
     def __init__(self, run: Run, evaluator: Evaluator, config: ExtractConfig, story: Story) -> None:
         self.run, self.evaluator, self.config, self.story = run, evaluator, config, story
         self._exports: dict[ArchSpec, Exports] = {}
+        self._finetuned: dict[ArchSpec, Finetuned] = {}
 
     @property
     def space(self) -> SearchSpace:
@@ -63,8 +67,8 @@ class Shipment:
             members=members,
             data=self.evaluator.data,
             search=search,
-            provenance={**provenance(), "source": self._source()},
-            extras={"report/pareto.png": plot_png(landscape, title)} if landscape is not None else {},
+            provenance={**provenance(), "source": self._source(archs)},
+            extras=self._pictures(goal, members, landscape, title),
         )
         manifest = write_bundle(goal.out, contents, self.story)
         if self.config.triton is not None:
@@ -95,10 +99,20 @@ class Shipment:
     def _export(self, archs: list[ArchSpec]) -> None:
         """Export the subnets that were not exported yet, all at once, so that they share images."""
         missing = [arch for arch in dict.fromkeys(archs) if arch not in self._exports]
-        subnets = [Subnet(self.space, arch, self.evaluator.subnet(arch), self._metadata(arch)) for arch in missing]
+        subnets = [Subnet(self.space, arch, self._network(arch), self._metadata(arch)) for arch in missing]
         data, config = self.evaluator.data, self.config
         exports = export_family(subnets, data, self.story, max_drop=config.max_drop, seed=config.seed)
         self._exports.update(zip(missing, exports, strict=True))
+
+    def _network(self, arch: ArchSpec) -> Network:
+        """Return the recalibrated subnet, trained further where that was asked for and helped."""
+        network, config = self.evaluator.subnet(arch), self.config
+        if not config.finetune:
+            return network
+        found = finetuned(network, arch, self.run, self.evaluator, self.story, epochs=config.finetune, seed=config.seed)
+        self.story.say(f"{self._metadata(arch)['deps.subnet']}: {found.to_text()}")
+        self._finetuned[arch] = found
+        return found.network
 
     def _metadata(self, arch: ArchSpec) -> dict[str, str]:
         return {
@@ -108,8 +122,39 @@ class Shipment:
             "deps.supernet_sha256": self.evaluator.supernet_sha256,
         }
 
-    def _source(self) -> dict[str, Any]:
+    def _pictures(
+        self, goal: Goal, members: tuple[Member, ...], landscape: Landscape | None, title: str
+    ) -> dict[str, bytes]:
+        notes = [f"{m.name}: {self._finetuned[m.arch].to_text()}" for m in members if m.arch in self._finetuned]
+        page = Page(
+            title=title,
+            target=goal.target,
+            budget=goal.budget.describe(),
+            space=self.space,
+            members=members,
+            landscape=landscape,
+            table=goal.table,
+            run=self.run.name,
+            notes=tuple(notes),
+        )
+        pictures = {"report/index.html": page_html(page).encode()}
+        if landscape is not None:
+            pictures["report/pareto.png"] = plot_png(landscape, title)
+        return pictures
+
+    def _source(self, archs: list[ArchSpec]) -> dict[str, Any]:
+        trained = {
+            self._metadata(arch)["deps.subnet"]: {
+                "epochs": found.epochs,
+                "before": found.before._asdict(),
+                "after": found.after._asdict(),
+                "is_kept": found.is_kept,
+            }
+            for arch in archs
+            if (found := self._finetuned.get(arch)) is not None
+        }
         return {
+            **({"finetuned": trained} if trained else {}),
             "run": self.run.name,
             "space": self.space.name,
             "supernet_sha256": self.evaluator.supernet_sha256,

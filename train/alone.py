@@ -1,0 +1,82 @@
+"""Train one subnet alone, from the weights that it has in the supernet, for the last tenth of a point.
+
+Relies on the subnet being a plain network: nothing of the supernet takes part. The run's own recipe says how images are
+varied, how large a batch is and what decays; the learning rate is a small share of the one it started with.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+
+from deps.ground.console import Story
+from deps.ground.errors import RunError
+from deps.supernet.batchnorm import recalibrate_bn
+from deps.supernet.network import Network
+from deps.train.data import ImageData
+from deps.train.losses import label_loss
+from deps.train.recipe import Recipe
+from deps.train.run import Run
+from deps.train.schedule import cosine_lr
+from deps.train.step import sgd
+
+LR_SHARE = 0.05
+"""Of the run's learning rate: weights that are good already are only to be nudged."""
+
+
+def train_alone(
+    network: Network, run: Run, data: ImageData, resolution: int, *, epochs: int, seed: int, story: Story
+) -> Network:
+    """Return a copy of a subnet that was trained further on its own, in evaluation mode; the original stays.
+
+    Args:
+        network: the subnet, recalibrated.
+        run: whose recipe says how.
+        data: images; only those for training are used.
+        resolution: side of the images.
+        epochs: passes over the training images.
+        seed: of the order of images and of their augmentation.
+        story: shows progress.
+
+    Raises:
+        RunError: the run was imported and has no recipe.
+        DataError: there are fewer images than one batch holds.
+    """
+    if run.recipe is None:
+        raise RunError(
+            f"{run.folder} was imported and has no recipe; expected the settings it was trained with; "
+            "leave out --finetune, or train a supernet here"
+        )
+    trained = copy.deepcopy(network)
+    _train(trained, run.recipe, data, resolution, epochs=epochs, seed=seed, story=story)
+    # As the subnets of the search: statistics of training images, and the same ones every time.
+    recalibrate_bn(trained, data.calibration(resolution, images=run.recipe.calibration_images))
+    return trained.eval()
+
+
+def _train(
+    network: Network, recipe: Recipe, data: ImageData, resolution: int, *, epochs: int, seed: int, story: Story
+) -> None:
+    parameters: dict[str, Tensor] = dict(network.named_parameters())
+    for tensor in parameters.values():
+        tensor.requires_grad_(True)
+    optimizer = sgd(parameters, recipe)
+    steps = epochs * data.steps_per_epoch(recipe.batch_size)
+    network.train()
+    try:
+        batches = data.training_stream(range(steps), recipe.batch_size, seed=seed, resolution=lambda _: resolution)
+        for step, (x_NCHW, labels_N) in enumerate(story.track(batches, "fine-tuning", total=steps, unit="step")):
+            for group in optimizer.param_groups:
+                group["lr"] = cosine_lr(step, steps=steps, lr=LR_SHARE * recipe.lr)
+            optimizer.zero_grad(set_to_none=True)
+            loss = label_loss(network(x_NCHW), labels_N, smoothing=recipe.label_smoothing)
+            torch.autograd.backward(loss)
+            if recipe.clip_gradient > 0:
+                torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.clip_gradient)
+            optimizer.step()
+    finally:
+        network.eval()
+        for tensor in parameters.values():
+            tensor.requires_grad_(False)
