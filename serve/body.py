@@ -1,14 +1,16 @@
 """Read a request's body within a limit, compressed or not.
 
-Relies on ASGI's stream of chunks; nothing is held in memory beyond the limit, before or after decompression.
+Relies on ASGI's messages; nothing is held in memory beyond the limit, before or after decompression.
 """
 
 from __future__ import annotations
 
+import asyncio
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import Mapping
 
-from deps.serve.refusals import RefusedError, body_too_large
+from deps.serve.refusals import ClientGoneError, RefusedError, body_too_large
+from deps.serve.replies import Receive
 
 DEFAULT_MAX_BODY_BYTES = 32 * 2**20
 
@@ -16,40 +18,43 @@ DEFAULT_MAX_BODY_BYTES = 32 * 2**20
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
-async def read_body(
-    chunks: AsyncIterator[bytes | memoryview],
-    *,
-    max_bytes: int,
-    content_length: str | None,
-    content_encoding: str | None,
-) -> bytes | memoryview:
+async def read_body(receive: Receive, headers: Mapping[bytes, bytes], max_bytes: int) -> bytes | memoryview:
     """Return the whole body, decompressed; a body that came in one piece is not copied.
 
     Args:
-        chunks: the body as it arrives.
+        receive: gives the body as it arrives.
+        headers: of the request, names in lower case; a body that announces too much is not read at all.
         max_bytes: limit for the body as it is sent, and for what it decompresses to.
-        content_length: the header of that name; a body that announces too much is not read at all.
-        content_encoding: the header of that name.
 
     Raises:
         RefusedError: too large (413), an unknown encoding (415), or damaged compression (400).
+        ClientGoneError: the client hung up in the middle.
     """
-    if content_length is not None and content_length.isdigit() and int(content_length) > max_bytes:
+    announced = headers.get(b"content-length", b"")
+    if announced.isdigit() and int(announced) > max_bytes:
         raise body_too_large(max_bytes)
-    encoding = (content_encoding or "identity").strip().lower()
+    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
     if encoding != "identity" and encoding not in _WINDOW_BITS:
         raise RefusedError(
             f"Content-Encoding is {encoding!r}; expected gzip, deflate or none; send the body uncompressed", status=415
         )
-    pieces, size = [], 0
-    async for chunk in chunks:
+    pieces: list[bytes | memoryview] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        chunk, more = message.get("body", b""), message.get("more_body", False)
         size += len(chunk)
         if size > max_bytes:
             raise body_too_large(max_bytes)
         if chunk:
             pieces.append(chunk)
     body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-    return body if encoding == "identity" else _decompress(body, encoding, max_bytes)
+    if encoding == "identity":
+        return body
+    # A whole body of zeros takes a moment to unfold, which other requests should not wait for.
+    return await asyncio.to_thread(_decompress, body, encoding, max_bytes)
 
 
 def _decompress(body: bytes | memoryview, encoding: str, max_bytes: int) -> bytes:
