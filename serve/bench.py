@@ -7,7 +7,8 @@ percentile; what cannot run here is listed with its reason.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from deps.serve.bundle import Bundle
 from deps.serve.choose import load_engine
 from deps.serve.engines.base import Engine
 from deps.serve.footprint import engine_footprint
-from deps.serve.manifest import Backend, SubnetEntry
+from deps.serve.manifest import SCHEMA_VERSION, Backend, Latency, Manifest, SubnetEntry, write_manifest
 from deps.serve.targets import Target
 
 WARM_UP_SHARE = 0.25
@@ -35,7 +36,10 @@ class Timing:
 
     subnet: str
     precision: str
+    backend: Backend
     engine: str
+    """The backend with its version."""
+
     batch: int
     calls: int
     median_ms: float
@@ -164,7 +168,8 @@ def bench_bundle(
             left_out.append(f"{subnet.name} {precision} on {backend}: {error}")
             continue
         fitting = [batch for batch in batches if batch <= engine.max_batch]
-        timings += [time_engine(engine, batch, bundle.manifest.input.shape, seconds, meter) for batch in fitting]
+        shape = bundle.manifest.input.shape
+        timings += [time_engine(engine, backend, batch, shape, seconds, meter) for batch in fitting]
         engine.close()
         if with_memory and fitting:
             found = engine_footprint(
@@ -186,6 +191,45 @@ def _energy_text(meter: EnergyMeter) -> str:
     return f"{meter.source}, whatever else ran{'; ' + meter.reason if meter.reason else ''}"
 
 
+def write_times(bundle: Bundle, target: Target, timings: Sequence[Timing]) -> Manifest:
+    """Write medians into the bundle, where the server finds what its batches will take; other entries are kept.
+
+    What ONNX Runtime took counts for ``cpu``, what TensorRT took for the target.
+
+    Args:
+        bundle: the bundle that was measured.
+        target: the target it was measured for.
+        timings: what was measured.
+
+    Returns:
+        The manifest as it was written.
+
+    Raises:
+        FileError: the bundle's folder cannot be written.
+    """
+    manifest = bundle.manifest
+    subnets = []
+    for subnet in manifest.subnets:
+        latency = dict(subnet.latency)
+        models = []
+        for model in subnet.models:
+            own = [timing for timing in timings if (timing.subnet, timing.precision) == (subnet.name, model.precision)]
+            batch_ms, measured_ms = dict(model.batch_ms), dict(model.measured_ms)
+            for timing in own:
+                where = "cpu" if timing.backend == "onnxruntime" else target.name
+                batch_ms[where] = {**batch_ms.get(where, {}), str(timing.batch): round(timing.median_ms, 4)}
+                if timing.batch == 1:
+                    measured_ms[where] = round(timing.median_ms, 4)
+                    # The subnet's own entry tells of the file that is exact everywhere.
+                    if model.precision == "fp32":
+                        latency[where] = replace(latency.get(where, Latency()), measured_ms=measured_ms[where])
+            models.append(replace(model, batch_ms=batch_ms, measured_ms=measured_ms))
+        subnets.append(replace(subnet, models=tuple(models), latency=latency))
+    manifest = replace(manifest, subnets=tuple(subnets), schema_version=SCHEMA_VERSION)
+    write_manifest(bundle.folder, manifest)
+    return manifest
+
+
 def _load(
     bundle: Bundle,
     target: Target,
@@ -201,7 +245,9 @@ def _load(
     return loaded.engine
 
 
-def time_engine(engine: Engine, batch: int, shape: tuple[int, int, int], seconds: float, meter: EnergyMeter) -> Timing:
+def time_engine(
+    engine: Engine, backend: Backend, batch: int, shape: tuple[int, int, int], seconds: float, meter: EnergyMeter
+) -> Timing:
     """Time single calls of one batch size, each from images in memory to logits in memory, and meter their energy."""
     images_NCHW = np.random.default_rng(0).normal(size=(batch, *shape)).astype(np.float32)
 
@@ -221,6 +267,7 @@ def time_engine(engine: Engine, batch: int, shape: tuple[int, int, int], seconds
     return Timing(
         subnet=engine.subnet,
         precision=engine.precision,
+        backend=backend,
         engine=engine.name,
         batch=batch,
         calls=len(spent_ms),

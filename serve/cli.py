@@ -192,6 +192,9 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--memory", action="store_true", help="also load each engine in a fresh process and tell the memory it needs"
     )
+    bench.add_argument(
+        "--write", action="store_true", help="write the medians into the bundle, for the server's choice by deadline"
+    )
     bench.set_defaults(run=_bench)
 
     for command in commands.choices.values():
@@ -318,22 +321,27 @@ def _build(args: argparse.Namespace) -> Report:
 
 
 def _bench(args: argparse.Namespace) -> Report:
-    from deps.serve.bench import bench_bundle
+    from deps.serve.bench import bench_bundle, write_times
     from deps.serve.bundle import read_bundle
     from deps.serve.targets import get_target
 
     bundle = read_bundle(args.bundle)
     names = args.subnet or [subnet.name for subnet in bundle.manifest.subnets]
-    return bench_bundle(
+    story, target = Story.from_args(args), get_target(args.target or bundle.manifest.target, args.targets)
+    report = bench_bundle(
         bundle,
-        get_target(args.target or bundle.manifest.target, args.targets),
-        Story.from_args(args),
+        target,
+        story,
         subnets=[bundle.manifest.subnet(name) for name in names],
         batches=args.batches,
         seconds=args.seconds,
         num_threads=args.threads,
         with_memory=args.memory,
     )
+    if args.write:
+        write_times(bundle, target, report.timings)
+        story.say(f"wrote {len(report.timings)} medians into {bundle.folder}/manifest.json")
+    return report
 
 
 COMMANDS = ("serve", "run", "build", "bench")

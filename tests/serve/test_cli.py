@@ -19,6 +19,7 @@ import pytest
 import tritonclient.grpc as triton
 from PIL import Image
 
+from deps.serve.bundle import read_bundle
 from deps.serve.cli import main
 
 DEADLINE_S = 30
@@ -187,6 +188,21 @@ def test_bench_reports_every_file_or_why_not(make_bundle: Callable[..., Path], c
     assert len(report["left_out"]) + len({(t["subnet"], t["precision"], t["engine"]) for t in report["timings"]}) == 6
     assert main(["bench", str(folder), "--batches", "1", "--seconds", "0.01", "--subnet", "small"]) == 0
     assert "images/s" in capsys.readouterr().out
+
+
+def test_bench_writes_what_it_measured_into_the_bundle(make_bundle: Callable[..., Path], capsys):
+    """The server then knows what batches take before it has run one; what was not measured stays."""
+    folder = make_bundle()
+    words = ["bench", str(folder), "--batches", "1,2", "--seconds", "0.01", "--threads", "1", "--write", "--json"]
+    assert main([*words, "--subnet", "small"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    manifest = read_bundle(folder).manifest
+    (file,) = manifest.subnet("small").models
+    told = {str(timing["batch"]): pytest.approx(timing["median_ms"], abs=1e-3) for timing in report["timings"]}
+    assert file.batch_ms == {"cpu": told}
+    assert file.measured_ms == {"cpu": told["1"]}
+    assert manifest.subnet("small").latency["cpu"].measured_ms == told["1"]
+    assert manifest.subnet("large").models[0].batch_ms == {}
 
 
 @pytest.mark.tensorrt
