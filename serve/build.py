@@ -123,20 +123,31 @@ def plan_build(
             "serve the bundle as it is, or name another with --target"
         )
     version = str(load_runtime(target.runtime).__version__)
-    device = ""
+    device, workspace = "", target.workspace_bytes
     if target.runtime == "tensorrt":
         cuda = load_cudart()
+        workspace = capped_workspace(workspace, cuda.memory_bytes()[1])
         device = f"SM {cuda.compute_capability()}, driver {cuda.driver_version()}, CUDA {cuda.runtime_version()}"
     settings = BuildSettings(
         profile=BatchProfile(min=1, opt=1, max=max_batch or target.max_batch),
         precision=model.precision,
-        workspace_bytes=target.workspace_bytes,
+        workspace_bytes=workspace,
         optimization_level=optimization_level,
         compute_capabilities=rtx_capabilities(target.compute_capabilities) if target.runtime == "tensorrt_rtx" else (),
     )
     return BuildPlan(
         target=target, subnet=subnet, model=model, settings=settings, runtime_version=version, device=device
     )
+
+
+def capped_workspace(wanted: int | None, memory_bytes: int) -> int:
+    """Return how much scratch memory a build may take: what the target allows, and never half of the device.
+
+    A Jetson shares its memory with everything else that runs there, and a build that takes it all is killed. The total
+    counts, not what is free, so that the same device gives the same engine's key at every start.
+    """
+    half = memory_bytes // 2
+    return half if wanted is None else min(wanted, half)
 
 
 def build_planned(
@@ -229,8 +240,14 @@ def build_bundle(
     return BuildReport(bundle.folder, built)
 
 
+def timings_name(plan: BuildPlan) -> str:
+    """Return the name of the timing cache; timings of one device and version say nothing of another."""
+    device = sha256(plan.device.encode()).hexdigest()[:8]
+    return f"{plan.target.runtime}-{plan.runtime_version}-{device}.timings"
+
+
 def _build_and_store(bundle: Bundle, plan: BuildPlan, story: Story) -> BuiltFile:
-    timings = bundle.folder / "engines" / f"{plan.target.runtime}-{plan.runtime_version}.timings"
+    timings = bundle.folder / "engines" / timings_name(plan)
     earlier = timings.read_bytes() if timings.exists() else None
     start = time.monotonic()
     with _shown_progress(story) as progress:

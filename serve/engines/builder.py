@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from deps.ground.errors import EngineError
 from deps.serve.engines.cudart import load_cudart
 from deps.serve.engines.runtimes import Messages, load_runtime, logged_calls
+from deps.serve.engines.wire import node_at
 from deps.serve.manifest import BatchProfile, Precision, TensorRTFlavour
 
 Progress = Callable[[float, str], None]
@@ -151,6 +152,8 @@ def _parse(trt: Any, network: Any, logger: Any, onnx: bytes, messages: Messages)
         error = parser.get_error(index)
         # node_operator and node_name came with TensorRT 10; the description alone may be just "false".
         operator, name = getattr(error, "node_operator", str)(), getattr(error, "node_name", str)()
+        if not operator:
+            operator, name = node_at(onnx, int(error.node())) or ("", "")
         where = f"operator {operator} at node {name!r}: " if operator else ""
         complaints.append(f"{where}{' '.join(error.desc().split())}")
     reason = " | ".join(complaints) or messages.summary("the model has no output")

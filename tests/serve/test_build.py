@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 
 from deps.ground.console import Story
 from deps.ground.errors import DepsError, EngineError
-from deps.serve.build import build_bundle, build_planned, models_to_build, plan_build
+from deps.serve.build import build_bundle, build_planned, capped_workspace, models_to_build, plan_build, timings_name
 from deps.serve.bundle import read_bundle
 from deps.serve.engines.cudart import why_no_gpu
 from deps.serve.engines.header import check_engine
@@ -118,3 +119,20 @@ def test_bundle_without_a_model_for_tensorrt_says_so(make_bundle: Callable[..., 
     bundle = read_bundle(make_bundle("cpu", precisions=("cpu-int8",)))
     with pytest.raises(EngineError, match="holds no model for TensorRT"):
         build_bundle(bundle, get_target("rtx"), Story(quiet=True))
+
+
+def test_a_build_never_takes_half_of_the_device():
+    """On a Jetson the memory of the GPU is that of everything else, and the kernel ends who takes too much."""
+    gib = 1 << 30
+    assert capped_workspace(1 * gib, 8 * gib) == 1 * gib
+    assert capped_workspace(6 * gib, 8 * gib) == 4 * gib
+    assert capped_workspace(None, 4 * gib) == 2 * gib
+
+
+def test_timings_of_another_device_or_version_lie_elsewhere(make_bundle: Callable[..., Path]):
+    """A bundle may be carried from board to board; one board's timings would choose slow kernels on the next."""
+    model = read_bundle(make_bundle("rtx")).manifest.default_subnet.models[0]
+    plan = plan_build(get_target("rtx"), "large", model)
+    others = [dataclasses.replace(plan, device="SM 8.7"), dataclasses.replace(plan, runtime_version="10.3.0")]
+    assert len({timings_name(one) for one in (plan, *others)}) == 3
+    assert timings_name(plan) == timings_name(dataclasses.replace(plan, subnet="small"))
