@@ -106,11 +106,11 @@ class Inference:
         count = _count_of_classes(scope["query_string"], loaded.service.manifest.output.classes)
         body = await read_body(receive, headers, self._max_body_bytes)
         naming = self._name_classes(served, loaded, asking, body, count, timeout_s)
-        return json_reply(await _unless_gone(scope, receive, naming))
+        return await _unless_gone(scope, receive, naming)
 
     async def _name_classes(
         self, served: Served, loaded: Loaded, asking: Asking, content: Buffer, count: int, timeout_s: float
-    ) -> dict[str, Any]:
+    ) -> Reply:
         manifest = loaded.service.manifest
         if self._pictures >= MAX_PICTURES:
             raise RefusedError(
@@ -125,12 +125,15 @@ class Inference:
             self._pictures -= 1
         computed = await loaded.service.infer(image_CHW[None], arrival=asking.arrived, timeout_s=timeout_s)
         asking.answered(1, computed)
-        return {
+        # Browsers read this header and show it among their own timings.
+        timing = f"queue;dur={1e3 * computed.queue_s:.3f}, engine;dur={1e3 * computed.compute_s:.3f}"
+        answer = {
             "model_name": served.name,
             "model_version": MODEL_VERSION,
             "parameters": computed.by.parameters(),
             "classes": [entry.to_dict() for entry in top_classes(computed.logits[0], manifest.labels, count)],
         }
+        return json_reply(answer, headers=((b"server-timing", timing.encode()),))
 
 
 async def _compute(

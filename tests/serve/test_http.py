@@ -414,6 +414,25 @@ def test_wrong_picture_is_refused(client, kind: str, content: bytes, query: str,
     assert said in answer.json()["error"]
 
 
+def test_pictures_that_wait_to_be_decoded_are_bounded(client, monkeypatch: pytest.MonkeyPatch):
+    """Decoding is slower than sending; the rest is refused before it fills the memory."""
+    monkeypatch.setattr("deps.serve.inference.MAX_PICTURES", 0)
+    content, headers = _png(np.zeros((8, 8), np.uint8)), {"Content-Type": "image/png"}
+    answer = client.post("/v2/models/tiny/classify", content=content, headers=headers)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert "pictures wait to be decoded" in answer.json()["error"]
+
+
+def test_log_says_what_became_of_each_request(client, images, caplog: pytest.LogCaptureFixture):
+    """At the level debug, with the facts in keys of their own."""
+    with caplog.at_level("DEBUG", logger="deps.serve"):
+        client.post(INFER, json=_json_request(images))
+        client.post(INFER, json={})
+    told = [vars(record) for record in caplog.records if record.name == "deps.serve"]
+    assert [(entry["outcome"], entry["model"]) for entry in told] == [("answered", "tiny"), ("refused", "tiny")]
+    assert (told[0]["images"], told[0]["subnet"], told[1]["status"]) == (7, "large", 400)
+
+
 # Under load, and at the end
 
 

@@ -65,7 +65,7 @@ def test_every_operation_answers_as_the_document_says(document: dict[str, Any], 
             continue
 
         @settings(
-            max_examples=5,
+            max_examples=4,
             deadline=None,
             database=None,
             derandomize=True,
