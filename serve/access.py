@@ -45,7 +45,7 @@ class Access:
         Raises:
             RefusedError: no token or a wrong one (401), from a page of another site (403), or not allowed here (403).
         """
-        if origin is not None and method not in ("GET", "HEAD") and urlsplit(origin).netloc != host:
+        if origin is not None and method not in ("GET", "HEAD") and _host_of(origin) != host:
             raise RefusedError(
                 f"the request comes from a page of {origin[:100]!r}; expected one of this server, or no page",
                 status=403,
@@ -74,6 +74,13 @@ class Access:
         # Both sides are compared as bytes and whole, so that the time tells nothing of where they differ.
         is_same = hmac.compare_digest(shown.strip().encode("utf-8", "surrogateescape"), self.token.encode())
         return scheme.lower() == "bearer" and is_same
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None  # such as http://[; no browser sends it
 
 
 def _is_open(path: str) -> bool:

@@ -226,12 +226,12 @@ def _serve(args: argparse.Namespace) -> Report | None:
     from deps.serve.body import DEFAULT_MAX_BODY_BYTES
     from deps.serve.front.limits import Limits
     from deps.serve.http import create_app
-    from deps.serve.logs import set_up_logs
+    from deps.serve.logs import LoggedStory, set_up_logs
     from deps.serve.repository import Repository
     from deps.serve.server import is_loopback, listen, run_server, url_of
 
-    story = Story.from_args(args)
-    set_up_logs(args.log_level or ("error" if args.quiet else "info"), args.log_format)
+    story = (LoggedStory if args.log_format == "json" else Story).from_args(args)
+    set_up_logs(args.log_level or ("warning" if args.quiet else "info"), args.log_format)
     if not args.bundles and args.repository is None:
         raise BundleError("there is nothing to serve; expected a BUNDLE or --repository DIR; name one")
     is_open = not is_loopback(args.host)
@@ -239,8 +239,9 @@ def _serve(args: argparse.Namespace) -> Report | None:
     access = Access(token=token, may_control=token is not None or not is_open)
     max_body_bytes = args.max_body or DEFAULT_MAX_BODY_BYTES
     with listen(args.host, args.port) as bound:
+        grpc_address = _grpc_address(args)
         repository = Repository.open(args.bundles, root=args.repository, load=args.load, options=_options(args))
-        fronts = _grpc_fronts(args, repository, access, max_body_bytes)
+        fronts = _grpc_fronts(grpc_address, repository, access, max_body_bytes)
         app = create_app(
             repository, access=access, max_body_bytes=max_body_bytes, watch_s=args.watch or None, beside=fronts
         )
@@ -265,20 +266,24 @@ def _serve(args: argparse.Namespace) -> Report | None:
     return None
 
 
-def _grpc_fronts(
-    args: argparse.Namespace, repository: Repository, access: Access, max_body_bytes: int
-) -> list[GrpcFront]:
+def _grpc_address(args: argparse.Namespace) -> str | None:
+    """Return where gRPC shall listen, found free: better told now than when the models are loaded."""
     if args.grpc_port is None:
-        return []
+        return None
     require("grpc", "grpc")
     require("google.protobuf", "grpc")
-    from deps.serve.grpc_front import GrpcFront
     from deps.serve.server import listen
 
-    # Found out now rather than when the models serve already; gRPC binds the port itself.
     with listen(args.host, args.grpc_port) as bound:
         host, port = bound.getsockname()[:2]
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _grpc_fronts(address: str | None, repository: Repository, access: Access, max_body_bytes: int) -> list[GrpcFront]:
+    if address is None:
+        return []
+    from deps.serve.grpc_front import GrpcFront
+
     return [GrpcFront(repository, address, access=access, max_body_bytes=max_body_bytes)]
 
 

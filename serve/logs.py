@@ -11,6 +11,8 @@ import sys
 import time
 from typing import Literal
 
+from deps.ground.console import Story
+
 LogFormat = Literal["text", "json"]
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -34,6 +36,18 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             told["traceback"] = self.formatException(record.exc_info)
         return json.dumps(told, ensure_ascii=False, default=str)
+
+
+class LoggedStory(Story):
+    """A command's story as lines of the log, so that stderr holds nothing but JSON."""
+
+    def say(self, line: str) -> None:
+        """Log one line."""
+        logging.getLogger("deps.serve").info("%s", line)
+
+    def warn(self, line: str) -> None:
+        """Log one warning, with ``--quiet`` too."""
+        logging.getLogger("deps.serve").warning("%s", line)
 
 
 class StderrHandler(logging.Handler):

@@ -134,7 +134,9 @@ def test_server_with_everything_switched_on(make_bundle: Callable[..., Path], tm
             assert client.is_server_ready()
             assert client.is_model_ready("one", headers={"authorization": shown["Authorization"]})
         os.utime(tmp_path / "models" / "b" / "manifest.json")
-        told = next(line for line in map(json.loads, server.stderr) if line["message"] == "swapped two")
+        lines = map(json.loads, server.stderr)  # nothing but JSON: the story as well
+        assert "two, subnet large, on onnxruntime" in next(lines)["message"]
+        told = next(line for line in lines if line["message"] == "swapped two")
         assert (told["level"], told["model"]) == ("info", "two")
         server.terminate()
         assert server.wait(DEADLINE_S) == 0

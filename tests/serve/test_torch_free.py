@@ -66,6 +66,16 @@ def test_missing_tensorrt_names_its_install_line(bundle_folder: Path):
     assert "pip install 'deps-ofa[tensorrt-rtx]'" in answer.stderr
 
 
+def test_missing_grpc_names_its_install_line(bundle_folder: Path):
+    """gRPC is an extra: without it the server works, and says how to get it when it is asked for."""
+    code = BLOCK.replace('"torch",', '"torch", "grpc", "google",') + "from deps.serve.cli import main\n"
+    words = [str(bundle_folder), "--port", "0", "--grpc-port", "0"]
+    command = [sys.executable, "-c", code + "sys.exit(main(sys.argv[1:]))", *words]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 1
+    assert "pip install 'deps-ofa[grpc]'" in answer.stderr
+
+
 def test_device_code_needs_no_newer_python_than_jetpack_has():
     """JetPack 6 ships Python 3.10: nothing newer may stand in the source."""
     import ast
