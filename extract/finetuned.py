@@ -55,8 +55,11 @@ def finetuned(
     """
     data = evaluator.data
     trained = train_alone(network, run, data, arch.resolution, epochs=epochs, seed=seed, story=story)
-    before, after = (
-        measure(module, data.validation.batches(BATCH_SIZE, resolution=arch.resolution))
-        for module in (network, trained)
-    )
+
+    def accuracy(module: Network) -> Accuracy:
+        batches = data.validation.batches(BATCH_SIZE, resolution=arch.resolution)
+        device = next(module.parameters()).device
+        return measure(module, ((x_NCHW.to(device), labels_N.to(device)) for x_NCHW, labels_N in batches))
+
+    before, after = accuracy(network), accuracy(trained)
     return Finetuned(trained if is_better(after, before) else network, epochs, before, after)

@@ -108,11 +108,11 @@ class Shipment:
         """Return the recalibrated subnet, trained further where that was asked for and helped."""
         network, config = self.evaluator.subnet(arch), self.config
         if not config.finetune:
-            return network
+            return network.to("cpu")
         found = finetuned(network, arch, self.run, self.evaluator, self.story, epochs=config.finetune, seed=config.seed)
         self.story.say(f"{self._metadata(arch)['deps.subnet']}: {found.to_text()}")
         self._finetuned[arch] = found
-        return found.network
+        return found.network.to("cpu")
 
     def _metadata(self, arch: ArchSpec) -> dict[str, str]:
         return {

@@ -52,7 +52,9 @@ def train_alone(
     trained = copy.deepcopy(network)
     _train(trained, run.recipe, data, resolution, epochs=epochs, seed=seed, story=story)
     # As the subnets of the search: statistics of training images, and the same ones every time.
-    recalibrate_bn(trained, data.calibration(resolution, images=run.recipe.calibration_images))
+    device = next(trained.parameters()).device
+    batches = data.calibration(resolution, images=run.recipe.calibration_images)
+    recalibrate_bn(trained, (x_NCHW.to(device) for x_NCHW in batches))
     return trained.eval()
 
 
@@ -60,6 +62,7 @@ def _train(
     network: Network, recipe: Recipe, data: ImageData, resolution: int, *, epochs: int, seed: int, story: Story
 ) -> None:
     parameters: dict[str, Tensor] = dict(network.named_parameters())
+    device = next(network.parameters()).device
     for tensor in parameters.values():
         tensor.requires_grad_(True)
     optimizer = sgd(parameters, recipe)
@@ -71,7 +74,7 @@ def _train(
             for group in optimizer.param_groups:
                 group["lr"] = cosine_lr(step, steps=steps, lr=LR_SHARE * recipe.lr)
             optimizer.zero_grad(set_to_none=True)
-            loss = label_loss(network(x_NCHW), labels_N, smoothing=recipe.label_smoothing)
+            loss = label_loss(network(x_NCHW.to(device)), labels_N.to(device), smoothing=recipe.label_smoothing)
             torch.autograd.backward(loss)
             if recipe.clip_gradient > 0:
                 torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.clip_gradient)
