@@ -5,10 +5,14 @@ Relies on ``signature.py``; all of it is JSON-ready, and gRPC sends the same con
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deps.serve.protocol import MODEL_VERSION
 from deps.serve.signature import Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from deps.serve.service import Service
+    from deps.serve.statistics import ModelStatistics
 
 EXTENSIONS = (
     "binary_tensor_data",
@@ -42,6 +46,42 @@ def model_metadata(signature: Signature, backend: str) -> dict[str, Any]:
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": spec.batched_shape}
+
+
+def family_description(name: str, service: Service, statistics: ModelStatistics) -> dict[str, Any]:
+    """Return what ``GET /v2/models/NAME/subnets`` answers: who may answer, what each costs, and the load so far.
+
+    It is our addition to the protocol, and what the page at ``/`` is drawn from.
+    """
+    told = service.stats()
+    subnets = []
+    for member, counted in zip(service.subnets, told["subnets"], strict=True):
+        entry = member.choice.subnet
+        subnets.append(
+            {
+                "name": member.name,
+                "precision": member.by.precision,
+                "engine": member.by.engine,
+                "flops": entry.flops,
+                "params": entry.params,
+                "accuracy": counted["accuracy"],
+                "latency_ms": counted["estimate_ms"].get(1),
+                "is_offered": counted["is_offered"],
+                "images": sum(images * ran for images, (ran, _) in counted["batches"].items()),
+            }
+        )
+    # Where accuracy was not measured, multiply-adds stand in for it, as in the scheduler.
+    subnets.sort(key=lambda subnet: (-(subnet["accuracy"] or 0.0), -subnet["flops"]))
+    return {
+        "name": name,
+        "target": service.manifest.target,
+        "subnets": subnets,
+        "queue_images": told["queue_images"],
+        "requests": statistics.success.count,
+        "images": statistics.images,
+        "seconds": statistics.success.ns / 1e9,
+        "refused": sum(statistics.refusals.values()),
+    }
 
 
 def model_config(

@@ -19,12 +19,13 @@ from deps.ground.console import deps_version
 from deps.ground.errors import DepsError
 from deps.serve.access import Access
 from deps.serve.body import DEFAULT_MAX_BODY_BYTES, read_body
-from deps.serve.descriptions import model_metadata, server_metadata
+from deps.serve.descriptions import family_description, model_metadata, server_metadata
 from deps.serve.gate import Gate
 from deps.serve.inference import Inference
 from deps.serve.metrics import CONTENT_TYPE, metrics_text
 from deps.serve.models import Served
 from deps.serve.openapi import openapi
+from deps.serve.page import page_routes
 from deps.serve.protocol import parse_control
 from deps.serve.refusals import ClientGoneError, RefusedError
 from deps.serve.replies import Reply, error_reply, json_reply, reply_to
@@ -77,11 +78,13 @@ def create_app(
         *_routes("GET", [f"{model}/ready", f"{version}/ready"], api.model_ready),
         *_routes("GET", [f"{model}/config", f"{version}/config"], api.config),
         *_routes("GET", [f"{model}/stats", f"{version}/stats"], api.statistics),
+        *_routes("GET", [f"{model}/subnets", f"{version}/subnets"], api.subnets),
         *_routes("POST", ["/v2/repository/index"], api.index),
         *_routes("POST", [f"{control}/load"], api.load),
         *_routes("POST", [f"{control}/unload"], api.unload),
         *_routes("GET", ["/metrics"], api.metrics),
         *_routes("GET", ["/openapi.json"], api.openapi),
+        *page_routes(),
         # Answered before the routes; they stand here for the other methods, which get a 405.
         *_routes(
             "POST", [f"{place}/{verb}" for place in (model, version) for verb in ("infer", "classify")], _only_post
@@ -163,6 +166,11 @@ class _Api:
 
     async def all_statistics(self, _: Request) -> Reply:
         return json_reply(self._repository.statistics(self._repository.served.values()))
+
+    async def subnets(self, request: Request) -> Reply:
+        served = self._served(request)
+        with served.lease() as loaded:
+            return json_reply(family_description(served.name, loaded.service, served.statistics))
 
     async def index(self, request: Request) -> Reply:
         asked = parse_control(await self._body(request), {"ready": bool, "repository_name": str})

@@ -57,6 +57,19 @@ _STATISTICS = _object(
         "memory_usage": _list({"type": "object"}),
     }
 )
+_SUBNET = _object(
+    {
+        "name": _TEXT,
+        "precision": _TEXT,
+        "engine": _TEXT,
+        "flops": {**_COUNT, "description": "multiply-adds for one image"},
+        "params": _COUNT,
+        "accuracy": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
+        "latency_ms": {"type": ["number", "null"], "minimum": 0, "description": "of one image, as it is now"},
+        "is_offered": {"type": "boolean"},
+        "images": _COUNT,
+    }
+)
 _SCHEMAS: dict[str, Schema] = {
     "Error": _object({"error": {"type": "string", "description": "what happened; what was expected"}}),
     "ServerMetadata": _object({"name": _TEXT, "version": _TEXT, "extensions": _list(_TEXT)}),
@@ -74,6 +87,18 @@ _SCHEMAS: dict[str, Schema] = {
         is_open=True,
     ),
     "Statistics": _object({"model_stats": _list(_STATISTICS)}),
+    "Subnets": _object(
+        {
+            "name": _TEXT,
+            "target": _TEXT,
+            "subnets": _list(_SUBNET, minItems=1),
+            "queue_images": _COUNT,
+            "requests": _COUNT,
+            "images": _COUNT,
+            "seconds": {"type": "number", "minimum": 0, "description": "of all requests that were answered"},
+            "refused": _COUNT,
+        }
+    ),
     "Index": _list(_object({"name": _TEXT, "version": _TEXT, "state": _TEXT, "reason": _TEXT})),
     "InferResponse": _object(
         {
@@ -211,6 +236,7 @@ def _paths_of(served: Served) -> dict[str, Any]:
         "/ready": {"get": _bare("Whether the model answers.", 404, 503)},
         "/config": {"get": _operation("Configuration, as Triton's.", _json(_ref("ModelConfig")), 404, 503)},
         "/stats": {"get": _operation("Statistics, as Triton's.", _json(_ref("Statistics")), 404)},
+        "/subnets": {"get": _operation("Who may answer, and the load so far.", _json(_ref("Subnets")), 404, 503)},
         "/infer": {"post": _infer(signature)},
         "/classify": {"post": _classify()},
     }

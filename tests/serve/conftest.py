@@ -83,17 +83,28 @@ def tiny_small() -> TinyClassifier:
 
 
 @pytest.fixture(scope="session")
+def tiny_wide() -> TinyClassifier:
+    """A classifier that takes many times as long as the others."""
+    return tiny_classifier(seed=2, channels=40_000)
+
+
+@pytest.fixture(scope="session")
 def make_bundle(
     tmp_path_factory: pytest.TempPathFactory, tiny: TinyClassifier, tiny_small: TinyClassifier
 ) -> Callable[..., Path]:
     """Write a bundle of two subnets, in the files that ``precisions`` names; returns its folder."""
 
     def make(
-        target: str = "cpu", *, name: str = "tiny", folder: str = "bundle", precisions: tuple[str, ...] = ("fp32",)
+        target: str = "cpu",
+        *,
+        name: str = "tiny",
+        folder: str = "bundle",
+        precisions: tuple[str, ...] = ("fp32",),
+        large: TinyClassifier = tiny,
     ):
         root = tmp_path_factory.mktemp("bundles") / folder
         entries = []
-        for subnet, classifier, top1 in (("large", tiny, 0.75), ("small", tiny_small, 0.5)):
+        for subnet, classifier, top1 in (("large", large, 0.75), ("small", tiny_small, 0.5)):
             place = root / "models" / subnet
             place.mkdir(parents=True)
             files = []

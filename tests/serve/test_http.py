@@ -224,7 +224,6 @@ def test_every_address_is_answered_with_and_without_a_slash(client, images, slas
 @pytest.mark.parametrize(
     ("method", "path", "status", "said"),
     [
-        ("GET", "/", 404, "there is nothing at /"),
         ("GET", "/v3", 404, "there is nothing at /v3"),
         ("GET", "/v2/models/other", 404, "there is no model 'other'; expected 'tiny'"),
         ("GET", "/v2/models/tiny/versions/2", 404, "has no version '2'; expected '1'"),
