@@ -133,10 +133,17 @@ class FolderSplit:
             yield erase(x_NCHW, job.augmentation.erasing, draws) if job.augmentation.erasing else x_NCHW
 
     def fingerprint(self) -> str:
-        """Return a hash of the files' names, sizes and times of change, and of the labels."""
+        """Return a hash of the files' names, sizes and times of change, and of the labels.
+
+        Raises:
+            DataError: a file is gone, or is a link that leads nowhere.
+        """
         digest = hashlib.sha256(self.labels_N.cpu().numpy().tobytes())
         for path in self.paths:
-            status = path.stat()
+            try:
+                status = path.stat()
+            except OSError as error:
+                raise DataError(f"{path} cannot be read ({error.strerror}); mend or remove it") from error
             digest.update(f"{path.parent.name}/{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 

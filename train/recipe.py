@@ -117,6 +117,9 @@ class Recipe:
     validation_images: int = 0
     """Training images held out for choices, where the data set brings none for them; 0 means a tenth."""
 
+    evaluation_images: int = 0
+    """Images of each other split to measure with, for a quick trial; 0 means all of them."""
+
     mean: tuple[float, ...] = ()
     """Mean of each colour channel, 0..1; empty means what is published, or is computed from the training images."""
 
@@ -193,6 +196,7 @@ class Recipe:
         )
         require(not self.teacher or self.distill, "teacher", "none without --distill")
         require(self.threads >= 0, "threads", "0 (torch's choice) or more")
+        require(self.evaluation_images >= 0, "evaluation_images", "0 (all) or more")
         require(self.validation_images >= 0, "validation_images", "0 (a tenth) or more")
         require(all(math.isfinite(v) for v in self.mean), "mean", "a finite number for each channel")
         require(all(math.isfinite(v) and v > 0 for v in self.std), "std", "a positive number for each channel")

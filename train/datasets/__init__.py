@@ -36,13 +36,16 @@ def dataset_names() -> tuple[str, ...]:
     return (*_INSTALLED, *_IN_FOLDERS)
 
 
-def load_data(name: str, *, root: Path | str = "", train_images: int = 0, **settings: Any) -> ImageData:
+def load_data(
+    name: str, *, root: Path | str = "", train_images: int = 0, evaluation_images: int = 0, **settings: Any
+) -> ImageData:
     """Return the data set called ``name``.
 
     Args:
         name: one of ``dataset_names()``.
         root: where its files are, for those that are not part of an installed package.
         train_images: how many images to train on; 0 means all.
+        evaluation_images: how many images of each other split to keep; 0 means all.
         settings: fields of ``Source``.
 
     Raises:
@@ -58,6 +61,9 @@ def load_data(name: str, *, root: Path | str = "", train_images: int = 0, **sett
         data = _IN_FOLDERS[name](Source(root=Path(root), **settings))
     else:
         raise DataError(f"unknown data set {name!r}; known: {', '.join(dataset_names())}")
+    if evaluation_images:
+        validation, test = data.validation.first(evaluation_images), data.test.first(evaluation_images)
+        data = replace(data, validation=validation, test=test)
     return replace(data, train=data.train.first(train_images)) if train_images else data
 
 
@@ -85,6 +91,7 @@ def load_recipe_data(
         recipe.dataset,
         root=recipe.data,
         train_images=recipe.train_images,
+        evaluation_images=recipe.evaluation_images,
         validation_images=recipe.validation_images,
         classes=Path(recipe.classes) if recipe.classes else None,
         mean=recipe.mean,
