@@ -78,7 +78,9 @@ class Run:
         if root is not None:
             data = load_data("imagefolder", root=root, workers=default_workers(), **self._statistics())
         elif self.recipe is not None:
-            data = load_recipe_data(self.recipe, folder=self.folder)
+            # Pictures may have been added since; the weights are used to the statistics of those they were trained on.
+            given = self._statistics() if self.recipe.dataset == "imagefolder" else {}
+            data = load_recipe_data(replace(self.recipe, **given), folder=self.folder)
         else:
             raise DataError(
                 f"{self.folder} was imported and has no images of its own; give a folder with train/ and val/ "

@@ -61,6 +61,7 @@ def test_the_learning_rate_follows_the_batch_only_when_told(capsys: pytest.Captu
         ("digits --kernels 9", "choice of no stage"),
         ("digits --crop-scale 2", "crop_scale is 2.0"),
         ("digits --mean 0.5,0.5", "as many numbers"),
+        ("digits --mean 0.5 --std 0.5", "no use for --mean"),
         ("digits --workers -1", "--workers is -1"),
         ("digits --space cifar-mbv3", "1 colour channels and cifar-mbv3 takes 3"),
         ("digits --finetune-from nowhere", "nowhere does not exist"),

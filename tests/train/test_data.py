@@ -111,6 +111,15 @@ def test_a_batch_that_cannot_be_shared_out_is_refused():
         replace(DATA, augmentation=Augmentation(mixup=1.0)).training_batch(0, 20, seed=0, shard=(0, 4))
 
 
+def test_labels_out_of_range_are_refused():
+    """Said before the first epoch, not by a loss function in the middle of it."""
+    for label in (10, -1):
+        labels = DATA.train.labels_N.clone()
+        labels[5] = label
+        with pytest.raises(DataError, match="expected 0 to 9, one for each of its 10 classes"):
+            replace(DATA, train=replace(DATA.train, labels_N=labels))  # type: ignore[type-var]
+
+
 def test_a_stream_yields_what_single_steps_yield():
     """The loop takes the stream, which prepares ahead; a resumed run starts it in the middle."""
     stream = DATA.training_stream(range(17, 21), 64, seed=2, resolution=lambda step: 8 + step % 2)

@@ -85,8 +85,12 @@ def load_recipe_data(
         workers: processes that decode pictures; None chooses.
 
     Raises:
-        DataError: the files are missing or unfit.
+        DataError: the files are missing or unfit, or a setting means nothing to this data set.
     """
+    idle = {"digits": ("mean", "classes", "validation_images"), "cifar10": ("classes",), "cifar100": ("classes",)}
+    for setting in idle.get(recipe.dataset, ()):
+        if getattr(recipe, setting):
+            raise DataError(f"{recipe.dataset} has no use for --{setting.replace('_', '-')}; leave it out")
     data = load_data(
         recipe.dataset,
         root=recipe.data,

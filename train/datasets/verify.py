@@ -50,7 +50,10 @@ def examined(splits: list[FolderSplit], *, memory: Path | None, story: Story, ne
     findings = _statistics(splits[0], story) if needs_statistics else Findings((), ())
     if memory is not None:
         record = {"schema_version": SCHEMA_VERSION, "pictures": key, "mean": findings.mean, "std": findings.std}
-        write_json(memory, record)
+        try:
+            write_json(memory, record)
+        except FileError as error:
+            story.detail(f"{error}; the pictures will be looked at again next time")
     return findings
 
 
