@@ -4,7 +4,7 @@ Everything in one run on one machine: the same ONNX files, the same load (wrk, w
 one ONNX Runtime thread. Before and after every point the bare loop is timed again, and the point is told as a ratio to
 the mean of the two, so that a machine that slows down does not speak for or against anybody.
 
-    .venv/bin/python benchmarks/serving.py --out benchmarks/results/serving.json [--seconds 4] [--only 32]
+    .venv/bin/python benchmarks/serving.py --out benchmarks/results/serving.json [--seconds 4] [--only m32]
     .venv/bin/python benchmarks/serving.py --peers litserve=/path/venv/bin/python,mlserver=… --out …
 
 Needs wrk. Peers run in environments of their own; see benchmarks/peers.py for how to make them.
@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from bundles import large_224, small_32, write_bundle
+from bundles import large_224, narrow_32, small_32, write_bundle
 
 from deps.ground.provenance import provenance
 
@@ -247,17 +247,17 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, required=True, help="JSON; points of earlier runs in it are kept")
     parser.add_argument("--seconds", type=float, default=4.0, help="for every point (default: 4)")
-    parser.add_argument("--only", type=int, action="append", help="32 or 224 pixels")
+    parser.add_argument("--only", action="append", help="one of m224, m32, m32-narrow; repeatable")
     parser.add_argument("--types", default="FP32,UINT8")
     parser.add_argument("--concurrencies", type=lambda text: [int(n) for n in text.split(",")], default=CONCURRENCIES)
     parser.add_argument("--peers", default="", help="name=python,…: servers to run beside ours")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "deps-serving")
     args = parser.parse_args()
     report: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {"points": [], "servers": []}
-    for size, (space, arch) in ((224, large_224()), (32, small_32())):
-        if args.only and size not in args.only:
+    for model, (space, arch) in (("m224", large_224()), ("m32", small_32()), ("m32-narrow", narrow_32())):
+        if args.only and model not in args.only:
             continue
-        model = f"m{size}"
+        size = arch.resolution
         bundle = write_bundle(args.work / model, model, [("only", space, arch, None)])
         path = bundle / "models" / "only" / "fp32.onnx"
         bare = Bare(path, size)
