@@ -55,6 +55,12 @@ def filled_curve(measured: Mapping[int, float], max_batch: int) -> list[float]:
     return curve
 
 
+def padded_curve(measured: Mapping[int, float]) -> list[float]:
+    """Return seconds for every batch up to the largest measured one, on an engine that pads to one of the sizes."""
+    sizes = sorted(measured)
+    return [0.0] + [measured[next(size for size in sizes if size >= images)] for images in range(1, sizes[-1] + 1)]
+
+
 class Estimates:
     """Predicted seconds by engine and batch size; one lock of the caller's guards it."""
 

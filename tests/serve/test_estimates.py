@@ -5,13 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deps.serve.estimates import STALE_S, Estimates, best_batch, filled_curve
+from deps.serve.estimates import STALE_S, Estimates, best_batch, filled_curve, padded_curve
 
 
 def test_curve_runs_straight_through_what_was_measured():
     """Sizes between are interpolated; beyond the largest the time grows in proportion."""
     assert filled_curve({1: 2.0, 4: 5.0}, 8) == pytest.approx([0, 2, 3, 4, 5, 6.25, 7.5, 8.75, 10])
     assert filled_curve({2: 3.0}, 2) == [0, 3.0, 3.0]
+
+
+def test_padded_batch_takes_what_its_lane_takes():
+    """TensorRT runs three images as four; a scheduler that thought otherwise would stop at three."""
+    assert padded_curve({1: 1.0, 2: 1.1, 4: 1.2}) == [0, 1.0, 1.1, 1.2, 1.2]
+    assert best_batch(padded_curve({1: 1.0, 4: 1.2})) == 4
 
 
 @pytest.mark.parametrize(
