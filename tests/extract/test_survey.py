@@ -7,7 +7,7 @@ import pytest
 
 from deps.extract.evaluate import Evaluator
 from deps.extract.predictor import Quality
-from deps.extract.survey import is_good_enough, survey
+from deps.extract.survey import differences, is_good_enough, survey
 from deps.ground.console import Story
 
 QUIET = Story(quiet=True)
@@ -48,14 +48,23 @@ def quality(**changes: float) -> Quality:
 
 
 @pytest.mark.parametrize(
-    ("now", "before", "enough"),
+    ("now", "before", "judged", "enough"),
     [
-        (quality(), None, False),
-        (quality(kendall_tau=0.95), None, True),
-        (quality(), quality(mean_error=0.03), False),
-        (quality(), quality(mean_error=0.0201), True),
+        (quality(), None, 0.03, False),
+        (quality(kendall_tau=0.95), None, 0.03, True),
+        (quality(mean_error=0.009), None, 0.03, True),
+        (quality(), quality(mean_error=0.03), 0.03, False),
+        (quality(), quality(mean_error=0.0201), 0.03, True),
     ],
 )
-def test_sampling_ends_when_more_would_not_help(now, before, enough):
-    """In the right order, or no better than before."""
-    assert is_good_enough(now, before) is enough
+def test_sampling_ends_when_more_would_not_help(now, before, judged, enough):
+    """In the right order, exact enough for what is to be told apart, or no better than before."""
+    assert is_good_enough(now, before, judged) is enough
+
+
+def test_what_must_be_judged_are_differences_at_like_cost(rng):
+    """That larger subnets are better is no achievement: the trend is taken out, and what is left is measured."""
+    costs = np.geomspace(1e5, 1e6, 200)
+    trend = 2 - 0.3 * np.log(costs)
+    assert differences(costs, trend) == pytest.approx(0, abs=1e-9)
+    assert differences(costs, trend + 0.01 * rng.choice([-1.0, 1.0], 200)) == pytest.approx(0.01, rel=0.05)
