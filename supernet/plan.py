@@ -453,6 +453,27 @@ def _size_after(piece: Piece, size: int) -> int:
     return size if isinstance(piece, LinearPlan) else piece.size_out
 
 
+def input_shape(piece: Piece) -> tuple[int, int, int]:
+    """Return channels, height and width of what a piece reads of one image."""
+    if isinstance(piece, LinearPlan):
+        return piece.features_in, 1, 1
+    if isinstance(piece, PoolPlan):
+        return piece.channels, piece.size_in, piece.size_in
+    first = next(iter(piece.convolutions()))
+    return first.channels_in, first.size_in, first.size_in
+
+
+def output_elements(piece: Piece) -> int:
+    """Return how many numbers a piece gives for one image."""
+    if isinstance(piece, LinearPlan):
+        return piece.features_out
+    if isinstance(piece, PoolPlan):
+        return piece.channels * piece.size_out**2
+    if isinstance(piece, ConvPlan):
+        return piece.elements_out
+    return (piece.project if isinstance(piece, InvertedPlan) else piece.restore).elements_out
+
+
 def parameter_shapes(subnet: NetworkPlan) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor in the state of the plain network, by name, in the order of the data's flow."""
     shapes: dict[str, tuple[int, ...]] = {}

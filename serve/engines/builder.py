@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from deps.ground.errors import EngineError
@@ -91,6 +92,7 @@ def build_engine(
     runtime: TensorRTFlavour,
     progress: Progress | None = None,
     timing_cache: bytes | None = None,
+    path: Path | None = None,
 ) -> BuiltEngine:
     """Compile a model whose first input dimension is the batch.
 
@@ -100,6 +102,7 @@ def build_engine(
         runtime: ``"tensorrt_rtx"`` builds anywhere; ``"tensorrt"`` only on the GPU that shall run the engine.
         progress: told how far the build is, where TensorRT tells (10 and later).
         timing_cache: from an earlier build on the same device; TensorRT for RTX has no use for it.
+        path: where the model lies, if it keeps its weights in files beside it.
 
     Returns:
         The engine, and the timing cache to keep.
@@ -117,7 +120,7 @@ def build_engine(
     with logged_calls(runtime) as (logger, messages):
         builder = trt.Builder(logger)
         network = builder.create_network(_network_flags(trt))
-        _parse(trt, network, logger, onnx, messages)
+        _parse(trt, network, logger, onnx, messages, path)
         config = builder.create_builder_config()
         _configure(trt, config, settings, runtime)
         _add_profile(builder, network, config, settings.profile)
@@ -143,9 +146,9 @@ def _network_flags(trt: Any) -> int:
     return 0
 
 
-def _parse(trt: Any, network: Any, logger: Any, onnx: bytes, messages: Messages) -> None:
+def _parse(trt: Any, network: Any, logger: Any, onnx: bytes, messages: Messages, path: Path | None) -> None:
     parser = trt.OnnxParser(network, logger)
-    if parser.parse(onnx) and network.num_outputs > 0:
+    if (parser.parse(onnx) if path is None else parser.parse(onnx, str(path))) and network.num_outputs > 0:
         return
     complaints = []
     for index in range(parser.num_errors):

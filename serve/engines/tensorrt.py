@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from deps.serve.engines.base import FloatArray, check_batch
 from deps.serve.engines.cudart import DEVICE_TO_HOST, HOST_TO_DEVICE, CudaRuntime, load_cudart
 from deps.serve.engines.header import REBUILD, check_engine
 from deps.serve.engines.runtimes import load_runtime, logged_calls
-from deps.serve.manifest import BatchProfile, EngineFile, InputSpec, OutputSpec
+from deps.serve.manifest import BatchProfile, EngineFile
 
 FLOAT_BYTES = 4
 
@@ -48,11 +48,39 @@ def why_not_on(capability: str, file: EngineFile, header_capabilities: tuple[str
     return None
 
 
+class ImagesPort(Protocol):
+    """The tensor that goes in."""
+
+    @property
+    def name(self) -> str:
+        """As the engine calls it."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        ...
+
+
+class LogitsPort(Protocol):
+    """The tensor that comes out."""
+
+    @property
+    def name(self) -> str:
+        """As the engine calls it."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """Numbers an image."""
+        ...
+
+
 class _Lane:
     """One context with its stream, buffers and graph, for one thread and one batch size."""
 
     def __init__(
-        self, cuda: CudaRuntime, engine: Any, batch: int, input_spec: InputSpec, output_spec: OutputSpec, messages: Any
+        self, cuda: CudaRuntime, engine: Any, batch: int, input_spec: ImagesPort, output_spec: LogitsPort, messages: Any
     ) -> None:
         self._cuda = cuda
         self._releases: list[tuple[Any, int]] = []
@@ -127,6 +155,29 @@ class _Lane:
             self._enqueue()
         self._cuda.synchronize(self._stream)
 
+    def replay_ms(self, runs: int) -> float:
+        """Return the milliseconds of one run, by the GPU's own clock, when so many are queued one behind the other."""
+        start, end = self._cuda.create_event(), self._cuda.create_event()
+        try:
+            self._cuda.record_event(start, self._stream)
+            for _ in range(runs):
+                if self._graph is not None:
+                    self._cuda.launch_graph(self._graph, self._stream)
+                else:
+                    self._enqueue()
+            self._cuda.record_event(end, self._stream)
+            return self._cuda.elapsed_ms(start, end) / runs
+        finally:
+            self._cuda.destroy_event(start)
+            self._cuda.destroy_event(end)
+
+    def layer_ms(self, profiler: Any, runs: int) -> None:
+        """Run without a graph and let a profiler of TensorRT's hear of every layer; layers then run one by one."""
+        self._context.profiler = profiler
+        for _ in range(runs):
+            self._enqueue()
+            self._cuda.synchronize(self._stream)
+
     def release(self) -> None:
         """Give everything back, last made first."""
         while self._releases:
@@ -139,7 +190,7 @@ class TensorRTEngine:
     """One deserialized engine with its lanes."""
 
     def __init__(
-        self, engine: bytes, file: EngineFile, *, input_spec: InputSpec, output_spec: OutputSpec, max_batch: int
+        self, engine: bytes, file: EngineFile, *, input_spec: ImagesPort, output_spec: LogitsPort, max_batch: int
     ) -> None:
         """Load an engine whose bytes were checked against ``file.sha256``.
 
@@ -237,6 +288,38 @@ class TensorRTEngine:
             lane.images[:images] = batch_NCHW
         lane.run()
         return lane.logits[:images].copy()
+
+    def replay_ms(self, images: int, runs: int) -> float:
+        """Return the milliseconds of one run of a batch, copies included, by the GPU's own clock.
+
+        Raises:
+            EngineError: CUDA or TensorRT failed.
+        """
+        return self._lane(images).replay_ms(runs)
+
+    def layer_ms(self, images: int, runs: int) -> dict[str, float]:
+        """Return the milliseconds of each layer in one run of a batch, by name, in the order in which they run.
+
+        Layers are timed one by one, so their sum is more than a run takes; the engine is slower from then on.
+
+        Raises:
+            EngineError: CUDA or TensorRT failed.
+        """
+        trt = load_runtime(self._file.runtime)
+        total: dict[str, float] = {}
+
+        class Listener(trt.IProfiler):  # type: ignore[misc, name-defined]  # the base is loaded at run time
+            """Adds up what it is told."""
+
+            def __init__(self) -> None:
+                trt.IProfiler.__init__(self)
+
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                """Receive the time of one layer in one run."""
+                total[layer_name] = total.get(layer_name, 0.0) + ms
+
+        self._lane(images).layer_ms(Listener(), runs)
+        return {name: ms / runs for name, ms in total.items()}
 
     def close(self) -> None:
         """Give back the lanes, the engine and the runtime, in this order."""
