@@ -211,8 +211,8 @@ def _write_models(folder: Path, member: Member) -> SubnetEntry:
                 path,
                 precision=export.precision,
                 backends=BACKENDS[export.precision],
-                top1=export.test.top1 if member.exports.is_measured else None,
-                top1_validation=export.validation.top1 if member.exports.is_measured else None,
+                top1=export.test.top1,
+                top1_validation=export.validation.top1,
                 max_abs_error=max(export.validation.max_abs_error, export.test.max_abs_error),
             )
         )
@@ -250,14 +250,10 @@ def _write_engines(
     return tuple(engines), ()
 
 
-def _accuracy(top1: float | None) -> str:
-    return "of unknown accuracy: there were no images" if top1 is None else f"{100 * top1:.2f} % on test images"
-
-
 def instructions(manifest: Manifest, target: Target) -> str:
     """Return the page that tells what to do with the bundle, in Markdown."""
     files = "\n".join(
-        f"- `{model.path}`: {model.precision}, {_accuracy(model.top1)}"
+        f"- `{model.path}`: {model.precision}, {100 * (model.top1 or 0):.2f} % on test images"
         for subnet in manifest.subnets
         for model in subnet.models
     )

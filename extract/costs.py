@@ -16,7 +16,8 @@ from deps.ground.console import Story
 from deps.ground.errors import DepsError, LatencyTableError
 from deps.profile.additive import CostTable, LinearForm, evaluate, slots
 from deps.profile.flops import cost_tables
-from deps.profile.latency import ERROR_UNKNOWN, MEASURABLE, LatencyTable, find_table
+from deps.profile.latency import ERROR_UNKNOWN, LatencyTable, find_table
+from deps.profile.registry import choose_table
 from deps.serve.targets import Target
 from deps.supernet import ArchSpec, SearchSpace
 from deps.supernet.sampling import Genes, columns
@@ -85,7 +86,9 @@ def usable_table(
         LatencyTableError: it is needed, and missing, damaged, or of another space.
         FileError: it is needed and cannot be read.
     """
-    path = find_table(run, target.name)
+    path = choose_table(run, target.name, space)
+    if path.exists() and path != find_table(run, target.name):
+        story.say(f"{run} has no latency table of {target.name}; taking {path}")
     if not path.exists():
         if is_needed:
             raise LatencyTableError(
@@ -114,9 +117,10 @@ def usable_table(
 
 
 def _way_to_a_table(run: Path, target: Target) -> str:
-    if target.name in MEASURABLE:
-        return f"make it with: deps-profile latency --supernet {run} --target {target.name}"
+    if target.name == "cpu":
+        return f"make it with: deps-profile latency --supernet {run} --target cpu"
     return (
-        f"deps-profile cannot yet measure on {target.name}, so bound what is counted instead, e.g. --flops 300M; "
-        f"a latency budget works with --target {' or '.join(MEASURABLE)}"
+        f"write a kit with deps-profile kit --supernet {run} --target {target.name} --out kit, measure it on the "
+        "device with deps-profile measure kit --out table.json, and lay the table into tables/; or bound what is "
+        "counted instead, e.g. --flops 300M"
     )

@@ -68,9 +68,6 @@ class Exports:
 
     torch_test: float
 
-    is_measured: bool = True
-    """Whether accuracies mean anything; without images graphs were only compared with torch."""
-
     @property
     def shipped(self) -> tuple[Export, ...]:
         """Those that enter the bundle."""

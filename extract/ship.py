@@ -19,7 +19,6 @@ from deps.extract.goal import Goal
 from deps.extract.page import Page, page_html
 from deps.extract.report import ExtractReport, Landscape, plot_png
 from deps.extract.triton import write_repository
-from deps.extract.unmeasured import export_unmeasured
 from deps.ground.console import Story
 from deps.ground.provenance import provenance
 from deps.ground.units import format_count
@@ -102,10 +101,7 @@ class Shipment:
         missing = [arch for arch in dict.fromkeys(archs) if arch not in self._exports]
         subnets = [Subnet(self.space, arch, self._network(arch), self._metadata(arch)) for arch in missing]
         data, config = self.evaluator.data, self.config
-        if self.evaluator.has_images:
-            exports = export_family(subnets, data, self.story, max_drop=config.max_drop, seed=config.seed)
-        else:
-            exports = export_unmeasured(subnets, data, self.story)
+        exports = export_family(subnets, data, self.story, max_drop=config.max_drop, seed=config.seed)
         self._exports.update(zip(missing, exports, strict=True))
 
     def _network(self, arch: ArchSpec) -> Network:

@@ -70,8 +70,8 @@ def checking_genes(
 ) -> tuple[Genes, Genes]:
     """Return the nets that a table is fitted on and those that it is judged by; no net is in both.
 
-    The anchors are random nets, spread evenly over the multiply-adds that random nets have; the held-out nets are the
-    corners of the space and random nets. A small space may have fewer.
+    The anchors are spread evenly over multiply-adds from nearly the smallest to nearly the largest net; the held-out
+    nets are the corners of the space and random nets. A small space may have fewer.
 
     Args:
         space: the search space.
@@ -81,11 +81,26 @@ def checking_genes(
         held_out: how many random nets to judge by, besides the corners.
     """
     corners = corner_genes(space, resolution)
-    random = random_genes(space, 8 * (anchors + held_out), rng)
-    random[:, columns(space).resolution] = space.resolutions.index(resolution)
-    random = distinct(np.concatenate([corners, random]))[len(corners) :]
-    judges, rest = random[:held_out], random[held_out:]
-    macs = [sum(piece.macs for piece in plan(space, arch).pieces()) for arch in decode(space, rest)]
-    by_size = rest[np.argsort(macs, kind="stable")]
-    picks = np.unique(np.linspace(0, len(by_size) - 1, min(anchors, len(by_size))).round().astype(int))
-    return by_size[picks], np.concatenate([corners, judges])
+    random = random_genes(space, 4 * (anchors + held_out), rng)
+    leaning = _leaning_genes(space, 8 * anchors, rng)
+    drawn = np.concatenate([random, leaning])
+    drawn[:, columns(space).resolution] = space.resolutions.index(resolution)
+    fresh = distinct(np.concatenate([corners, canonical(space, drawn)]))[len(corners) :]
+    judges, rest = fresh[:held_out], fresh[held_out:]
+    macs = np.array([sum(piece.macs for piece in plan(space, arch).pieces()) for arch in decode(space, rest)], float)
+    picks: list[int] = []
+    for wanted in np.linspace(macs.min(), macs.max(), min(anchors, len(rest))) if len(rest) else ():
+        distance = np.abs(macs - wanted)
+        distance[picks] = np.inf
+        picks.append(int(distance.argmin()))
+    by_size = sorted(picks, key=lambda pick: macs[pick])
+    return rest[by_size], np.concatenate([corners, judges])
+
+
+def _leaning_genes(space: SearchSpace, count: int, rng: np.random.Generator) -> Genes:
+    """Return nets that lean to one end of the space: about half of their genes are the least or the largest choice."""
+    where = columns(space)
+    random = random_genes(space, count, rng)
+    lean = rng.random((count, 1))
+    ends = (where.choices - 1) * (rng.random(random.shape) < lean)
+    return canonical(space, np.where(rng.random(random.shape) < 0.5, ends, random).astype(np.uint8))

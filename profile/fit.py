@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ class PieceTime:
     """What the profiler says of one piece."""
 
     nodes_ms: float
-    """Time of its nodes together, the median over its runs."""
+    """Time of its nodes together in an undisturbed run; of a piece that was timed alone, its time."""
 
     spread_ms: float
     """Half the distance between the quartiles of its runs."""
@@ -53,7 +53,8 @@ class Fit:
 def owners(node_names: Sequence[str], piece_names: Sequence[str]) -> list[str]:
     """Return the piece that each node belongs to, in the order in which the nodes run.
 
-    A runtime fuses nodes and keeps the name of one of them, perhaps with a suffix: ``stages.0.1.expand.act_nchwc``.
+    A runtime fuses nodes and keeps the name of one of them, ``stages.0.1.expand.act_nchwc``, or of all:
+    ``stages.0.1.expand.conv + PWN(stages.0.1.expand.act)``.
     What it inserts itself, ``ReorderOutput_token_3``, has a name of its own and belongs to the piece that ran before.
 
     Raises:
@@ -61,8 +62,9 @@ def owners(node_names: Sequence[str], piece_names: Sequence[str]) -> list[str]:
     """
     # A longer name first: stages.0.10 before stages.0.1.
     ordered = sorted(piece_names, key=len, reverse=True)
-    pattern = re.compile("|".join(rf"{re.escape(name)}(?![0-9A-Za-z])" for name in ordered))
-    found = [match.group() if (match := pattern.match(name)) else None for name in node_names]
+    names = "|".join(map(re.escape, ordered))
+    pattern = re.compile(rf"(?<![0-9A-Za-z.])(?:{names})(?![0-9A-Za-z])")
+    found = [match.group() if (match := pattern.search(name)) else None for name in node_names]
     current = next((owner for owner in found if owner is not None), None)
     if current is None:
         raise LatencyTableError("the profiler names no node of the net; update onnxruntime")
@@ -73,30 +75,64 @@ def owners(node_names: Sequence[str], piece_names: Sequence[str]) -> list[str]:
     return result
 
 
-def piece_times(profiles: Sequence[tuple[NetworkPlan, Sequence[str], Array]]) -> dict[str, PieceTime]:
-    """Return the time of each piece, by its key, from the nodes of profiled nets.
+QUARTILE = 25
+"""Percentile of a piece's times that is taken: of those tried, it predicted whole nets best (docs/profiling.md)."""
+
+
+WORTH_A_TERM = 0.1
+"""By which share another term of the fit must lower the error."""
+
+
+def profiled_pieces(subnet: NetworkPlan, node_names: Sequence[str], times_ms: Array) -> dict[str, PieceTime]:
+    """Return the time of each piece of one net, by its key, from the nodes of its profile.
 
     Args:
-        profiles: for each net its plan, the names of its nodes, and their times of shape (rounds, nodes).
+        subnet: the net.
+        node_names: in the order in which the nodes run.
+        times_ms: shape (stretches, nodes).
+
+    Raises:
+        LatencyTableError: no node is named after any piece.
     """
+    pieces = {piece.name: piece for piece in subnet.pieces()}
+    columns: dict[str, list[int]] = defaultdict(list)
+    for column, owner in enumerate(owners(node_names, list(pieces))):
+        columns[owner].append(column)
+    if 2 * len(columns) < len(pieces):
+        raise LatencyTableError(
+            f"the runtime fused {len(pieces)} pieces into {len(columns)}, so their times cannot be told apart; write "
+            "the kit with --blocks and measure with --isolated"
+        )
     samples: dict[str, list[Array]] = defaultdict(list)
-    counts: dict[str, list[int]] = defaultdict(list)
-    for subnet, names, times_ms in profiles:
-        pieces = {piece.name: piece for piece in subnet.pieces()}
-        columns: dict[str, list[int]] = defaultdict(list)
-        for column, owner in enumerate(owners(names, list(pieces))):
-            columns[owner].append(column)
-        for name, piece in pieces.items():
-            # A piece that the runtime merged into its neighbour takes no time of its own.
-            own = columns.get(name, [])
-            samples[piece.key].append(times_ms[:, own].sum(axis=1))
-            counts[piece.key].append(len(own))
-    result = {}
-    for key, runs in samples.items():
-        joined = np.concatenate(runs)
-        lower, middle, upper = np.percentile(joined, [25, 50, 75])
-        result[key] = PieceTime(float(middle), float(upper - lower) / 2, float(np.mean(counts[key])), len(joined))
-    return result
+    for name, piece in pieces.items():
+        # A piece that the runtime merged into its neighbour takes no time of its own.
+        samples[piece.key].append(times_ms[:, columns.get(name, [])].sum(axis=1))
+    counts = dict.fromkeys(samples, 0)
+    for name, piece in pieces.items():
+        counts[piece.key] += len(columns.get(name, []))
+    return {key: _piece_time(np.concatenate(own), counts[key] / len(own)) for key, own in samples.items()}
+
+
+def _piece_time(times_ms: Array, num_nodes: float) -> PieceTime:
+    lower, level, upper = np.percentile(times_ms, [25, QUARTILE, 75])
+    return PieceTime(float(level), float(upper - lower) / 2, num_nodes, len(times_ms))
+
+
+def joined_pieces(nets: Iterable[Mapping[str, PieceTime]]) -> dict[str, PieceTime]:
+    """Return the time of each piece over several nets that have it: the median of theirs."""
+    seen: dict[str, list[PieceTime]] = defaultdict(list)
+    for net in nets:
+        for key, piece in net.items():
+            seen[key].append(piece)
+    return {
+        key: PieceTime(
+            nodes_ms=float(np.median([one.nodes_ms for one in own])),
+            spread_ms=float(np.median([one.spread_ms for one in own])),
+            num_nodes=float(np.mean([one.num_nodes for one in own])),
+            runs=sum(one.runs for one in own),
+        )
+        for key, own in seen.items()
+    }
 
 
 def features(pieces: Mapping[str, PieceTime], nets: Sequence[Sequence[Piece]]) -> Array:
@@ -119,7 +155,8 @@ def fit(rows_NF: Array, measured_ms: Array, pieces: Mapping[str, PieceTime]) -> 
     """Return the fit of node times to whole nets that predicts best what it has not seen.
 
     The simplest form only scales. An overhead of a run, and a time per node, which may be negative because the
-    profiler's own clock adds to every node, are each kept when they lower the error on anchors left out in turn.
+    profiler's own clock adds to every node, are each kept when they lower the error on anchors left out in turn by a
+    tenth at least: what gains less fits the noise of the anchors, and errs on other nets.
 
     Args:
         rows_NF: what ``features`` says of the anchors.
@@ -137,7 +174,8 @@ def fit(rows_NF: Array, measured_ms: Array, pieces: Mapping[str, PieceTime]) -> 
         scale, overhead, per_node = np.bincount(chosen, coefficients, minlength=3)
         form = Fit(float(scale), float(overhead), float(per_node))
         if scale > 0 and overhead >= 0 and all(form.entry(piece).median_ms >= 0 for piece in pieces.values()):
-            candidates.append((_left_out_error(rows_NF[:, chosen], measured_ms), form))
+            error = _left_out_error(rows_NF[:, chosen], measured_ms)
+            candidates.append((error / (1 - WORTH_A_TERM) ** (len(chosen) - 1), form))
     if not candidates:
         raise LatencyTableError(
             "node times and whole nets do not agree; stop other programs and measure again with --overwrite"

@@ -38,9 +38,6 @@ Origin: TypeAlias = Literal["measured", "imported", "fitted"]
 ERROR_UNKNOWN = "error unknown: no held-out measurements"
 """What stands where a prediction's error would, when nobody compared the table with whole nets."""
 
-MEASURABLE = ("cpu",)
-"""Targets that ``deps-profile latency`` can measure; the others need a device with its own runtime."""
-
 REMEASURE = "measure it again with deps-profile latency --overwrite, or take an older copy"
 
 
@@ -79,7 +76,13 @@ class Session:
     """By which share times of even and odd rounds differ; no prediction can be better than this. None as above."""
 
     rounds: int
-    """How many bursts of each net were timed; 0 where times come from elsewhere."""
+    """How many stretches of each net were timed, in the median; 0 where times come from elsewhere."""
+
+    source: Literal["nodes", "blocks"] = "nodes"
+    """Whether pieces were timed inside whole nets, or alone."""
+
+    seconds: float = 0.0
+    """Time of the timed runs of the nets that make the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,9 @@ class TableError:
 
     nets: int
     """How many held-out nets."""
+
+    repeatability: float = 0.0
+    """By which share the measured time of a held-out net is itself off, on average: no table can err less."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -298,7 +304,10 @@ class LatencyTable:
 
 
 def table_error(
-    measured_ms: Sequence[float], predicted_ms: Sequence[float], flops_line_ms: Sequence[float]
+    measured_ms: Sequence[float],
+    predicted_ms: Sequence[float],
+    flops_line_ms: Sequence[float],
+    repeatability: float = 0.0,
 ) -> TableError:
     """Return how far two predictions of the same held-out nets are from the measurements."""
     measured, predicted, line = (
@@ -312,6 +321,7 @@ def table_error(
         spearman=spearman(measured, predicted),
         flops_line_mape=float(np.abs(line / measured - 1).mean()),
         nets=len(measured),
+        repeatability=repeatability,
     )
 
 

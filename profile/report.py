@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from deps.ground.console import text_table
 from deps.ground.errors import DepsError
 from deps.ground.units import format_bytes, format_count
 from deps.profile.flops import Cost, count, fvcore_flops
+from deps.profile.kit import Kit
 from deps.profile.latency import LatencyTable
 from deps.supernet.arch import ArchSpec
 from deps.supernet.space import SearchSpace
@@ -109,3 +111,40 @@ class LatencyReport:
     def to_text(self) -> str:
         """Return the table's conditions and error, and the file."""
         return f"{self.table.to_text()}\n\n{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class KitReport:
+    """A measuring kit that was written."""
+
+    kit: Kit
+
+    def _size_bytes(self) -> int:
+        return sum((self.kit.folder / file).stat().st_size for file in self.kit.manifest.sha256)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``--json`` prints."""
+        manifest = self.kit.manifest
+        return {
+            "path": str(self.kit.folder),
+            "space": self.kit.space.name,
+            "target": manifest.target,
+            "precisions": list(manifest.precisions),
+            "resolutions": list(self.kit.resolutions),
+            "num_nets": len(manifest.nets),
+            "size_bytes": self._size_bytes(),
+        }
+
+    def to_text(self) -> str:
+        """Return what is in the kit, and what to do with it."""
+        manifest = self.kit.manifest
+        roles = Counter(net.role for net in manifest.nets)
+        counts = ", ".join(f"{number} {role.replace('_', ' ')}" for role, number in roles.items())
+        rows = [
+            ("space", f"{self.kit.space.name} at {', '.join(map(str, self.kit.resolutions))} px"),
+            ("nets", f"{counts}; each in {', '.join(manifest.precisions)}"),
+            ("size", format_bytes(self._size_bytes())),
+        ]
+        lines = [f"{name:<14} {value}" for name, value in rows]
+        there = f"copy {self.kit.folder} to the device ({manifest.target}) and run there:"
+        return "\n".join([*lines, "", there, f"  deps-profile measure {self.kit.folder.name} --out table.json"])

@@ -1,144 +1,132 @@
-"""Measure a kit on this machine and make the latency table of it.
+"""Measure a kit on this device and make the latency table of it.
 
-Relies on ``measure.py`` for times, on ``fit.py`` for what they mean, and on no torch and no onnx.
+Relies on ``session.py`` for times, on ``fit.py`` for what they mean, and on no torch and no onnx.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from deps.ground.console import Story
 from deps.ground.errors import LatencyTableError
-from deps.ground.provenance import cpu_name, provenance
-from deps.profile.fit import Fit, PieceTime, features, fit, flops_line, piece_times
-from deps.profile.kit import Kit, KitNet
+from deps.ground.provenance import provenance
+from deps.profile.backends.base import Backend
+from deps.profile.fingerprint import state
+from deps.profile.fit import Fit, features, fit, flops_line, joined_pieces
+from deps.profile.kit import REWRITE, Kit
 from deps.profile.latency import Check, Entry, LatencyTable, Session, TableError, table_error
-from deps.profile.measure import Measured, MeasureSettings, Net, measure
-from deps.supernet.arch import ArchSpec
-from deps.supernet.plan import plan
+from deps.profile.measure import MeasureSettings
+from deps.profile.session import Part, measure_parts
 
 
-def measure_kit(kit: Kit, settings: MeasureSettings, story: Story) -> LatencyTable:
-    """Return the latency table of this machine, measured with the nets of a kit; one session a resolution.
+def measure_kit(
+    kit: Kit, backend: Backend, settings: MeasureSettings, story: Story, journal: Path | None = None
+) -> LatencyTable:
+    """Return the latency table of this device, measured with the nets of a kit.
+
+    Args:
+        kit: the nets.
+        backend: runs them.
+        settings: conditions and limits.
+        story: where progress is shown.
+        journal: where finished groups are remembered; a later call with the same file goes on from there.
 
     Raises:
         LatencyTableError: the machine is too noisy, or the kit is not complete; the message says what to do.
     """
-    parts = [_measure_resolution(kit, resolution, settings, story) for resolution in kit.resolutions]
-    checks = tuple(itertools.chain.from_iterable(part.checks for part in parts))
-    line = list(itertools.chain.from_iterable(part.line_ms for part in parts))
+    before = state()
+    parts = measure_parts(kit, backend, settings, story, journal)
+    table = table_of(kit, backend, settings, parts)
+    return replace(table, provenance={**table.provenance, "state_before": before, "state_after": state()})
+
+
+def table_of(kit: Kit, backend: Backend, settings: MeasureSettings, parts: Sequence[Part]) -> LatencyTable:
+    """Return the table that measured parts make, with its error on their held-out nets."""
+    fitted = [_Fitted.of(kit, part) for part in parts]
+    sessions = tuple(one.session for one in fitted)
+    entries = _joined([one.entries for one in fitted])
+    checks = tuple(itertools.chain.from_iterable(checks_of(kit, part, entries, sessions) for part in parts))
     return LatencyTable(
         target=kit.manifest.target,
-        backend="onnxruntime",
-        precision=kit.manifest.precision,
-        threads=settings.threads,
-        batch=settings.batch,
+        backend=backend.name,
+        precision=settings.conditions.precision,
+        threads=settings.conditions.threads,
+        batch=settings.conditions.batch,
         space=kit.space.name,
-        entries=_joined([part.entries for part in parts]),
-        sessions=tuple(part.session for part in parts),
-        error=_error(checks, line),
+        entries=entries,
+        sessions=sessions,
+        error=error_of(kit, parts, checks),
         held_out=checks,
-        device=fingerprint(),
+        device=backend.facts(),
         provenance={**provenance(), "kit_seed": kit.manifest.seed},
     )
 
 
-def fingerprint() -> dict[str, Any]:
-    """Return what identifies this machine as a place to measure on: what a time depends on and what stays."""
-    facts: dict[str, Any] = {
-        "cpu": cpu_name(),
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "onnxruntime": version("onnxruntime"),
-    }
-    frequency = Path("/sys/devices/system/cpu/cpu0/cpufreq")
-    for name in ("scaling_governor", "scaling_max_freq"):
-        try:
-            facts[name] = (frequency / name).read_text(encoding="ascii").strip()
-        except OSError:
-            continue
-    return facts
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """One resolution: its entries, and how they came about."""
+
+    entries: dict[str, Entry]
+    session: Session
+
+    @classmethod
+    def of(cls, kit: Kit, part: Part) -> _Fitted:
+        if not part.pieces:
+            raise LatencyTableError(
+                f"{kit.folder} has neither designed nets that this runtime can look into nor blocks at "
+                f"{part.resolution} px; {REWRITE} --blocks"
+            )
+        pieces = joined_pieces(part.pieces)
+        anchors = list(kit.at(part.resolution, "anchor"))
+        chains = [list(kit.plan_of(net).pieces()) for net in anchors]
+        form = fit(features(pieces, chains), np.array([part.nets[net.name].ms for net in anchors]), pieces)
+        return cls({key: form.entry(piece) for key, piece in pieces.items()}, _session(part, form))
 
 
-class _Part:
-    """What one resolution adds to a table."""
-
-    def __init__(
-        self, entries: dict[str, Entry], session: Session, checks: Sequence[Check], line_ms: Sequence[float]
-    ) -> None:
-        self.entries = entries
-        self.session = session
-        self.checks = checks
-        self.line_ms = line_ms
-
-
-def _measure_resolution(kit: Kit, resolution: int, settings: MeasureSettings, story: Story) -> _Part:
-    nets = list(kit.at(resolution))
-    measured = measure([_net(kit, net, arch) for net, arch in nets], settings, story, f"{resolution} px")
-    roles = {
-        role: [i for i, (net, _) in enumerate(nets) if net.role == role] for role in ("designed", "anchor", "held_out")
-    }
-    if empty := [role for role, positions in roles.items() if not positions]:
-        raise LatencyTableError(f"{kit.folder} has no {empty[0]} nets at {resolution} px; write the kit again")
-
-    chains = [list(plan(kit.space, arch).pieces()) for _, arch in nets]
-    flops = np.array([float(sum(piece.macs for piece in chain)) for chain in chains])
-    pieces = piece_times(
-        [(plan(kit.space, nets[i][1]), measured.nodes[i].names, measured.nodes[i].times_ms) for i in roles["designed"]]
-    )
-    anchors, held_out = roles["anchor"], roles["held_out"]
-    anchor_ms = np.array([measured.net_ms[i] for i in anchors])
-    form = fit(features(pieces, [chains[i] for i in anchors]), anchor_ms, pieces)
-    predicted = features(pieces, [chains[i] for i in held_out]) @ [form.scale, form.overhead_ms, form.per_node_ms]
-    line = flops_line(flops[anchors], anchor_ms, flops[held_out])
-    checks = [
-        Check(resolution, int(flops[i]), float(ms), measured.net_ms[i])
-        for i, ms in zip(held_out, predicted, strict=True)
-    ]
-    _tell(story, resolution, measured, _error(checks, line.tolist()))
-    return _Part(_entries(pieces, form), _session(resolution, form, measured), checks, line.tolist())
-
-
-def _net(kit: Kit, net: KitNet, arch: ArchSpec) -> Net:
-    size = 4 * sum(piece.params for piece in plan(kit.space, arch).pieces())
-    return Net(kit.folder / net.file, size, is_profiled=net.role == "designed")
-
-
-def _entries(pieces: Mapping[str, PieceTime], form: Fit) -> dict[str, Entry]:
-    return {key: form.entry(piece) for key, piece in pieces.items()}
-
-
-def _session(resolution: int, form: Fit, measured: Measured) -> Session:
+def _session(part: Part, form: Fit) -> Session:
     return Session(
-        resolution=resolution,
+        resolution=part.resolution,
         overhead_ms=form.overhead_ms,
         scale=form.scale,
         per_node_ms=form.per_node_ms,
-        clock=measured.clock,
-        clean_share=measured.clean_share,
-        unsteadiness=measured.unsteadiness,
-        rounds=measured.rounds,
+        clock=part.clock,
+        clean_share=part.clean_share,
+        unsteadiness=part.unsteadiness,
+        rounds=int(np.median([time.runs for time in part.nets.values()])),
+        source=part.source,
+        seconds=part.seconds,
     )
 
 
-def _error(checks: Sequence[Check], line_ms: Sequence[float]) -> TableError:
-    return table_error([check.measured_ms for check in checks], [check.predicted_ms for check in checks], line_ms)
+def checks_of(kit: Kit, part: Part, entries: Mapping[str, Entry], sessions: Sequence[Session]) -> tuple[Check, ...]:
+    """Return each held-out net of a resolution, as predicted and as measured."""
+    (overhead_ms,) = [session.overhead_ms for session in sessions if session.resolution == part.resolution]
+    checks = []
+    for net in kit.at(part.resolution, "held_out"):
+        pieces = list(kit.plan_of(net).pieces())
+        predicted = overhead_ms + sum(entries[piece.key].median_ms for piece in pieces)
+        flops = sum(piece.macs for piece in pieces)
+        checks.append(Check(part.resolution, flops, predicted, part.nets[net.name].ms))
+    return tuple(checks)
 
 
-def _tell(story: Story, resolution: int, measured: Measured, error: TableError) -> None:
-    story.say(
-        f"{resolution} px: error {error.mape:.1%} (FLOPs line {error.flops_line_mape:.1%}) on {error.nets} held-out "
-        f"nets; {measured.rounds} rounds, {measured.clean_share:.0%} undisturbed, repeats within "
-        f"{measured.unsteadiness:.1%}"
-    )
+def error_of(kit: Kit, parts: Sequence[Part], checks: Sequence[Check]) -> TableError:
+    """Return how far checks are off, beside a line through the multiply-adds of the anchors of each resolution."""
+    line: list[float] = []
+    unsure: list[float] = []
+    for part in parts:
+        anchors = list(kit.at(part.resolution, "anchor"))
+        flops = np.array([float(sum(piece.macs for piece in kit.plan_of(net).pieces())) for net in anchors])
+        at = np.array([float(check.flops) for check in checks if check.resolution == part.resolution])
+        line += flops_line(flops, np.array([part.nets[net.name].ms for net in anchors]), at).tolist()
+        unsure += [part.nets[net.name].uncertainty for net in kit.at(part.resolution, "held_out")]
+    measured, predicted = [check.measured_ms for check in checks], [check.predicted_ms for check in checks]
+    return table_error(measured, predicted, line, repeatability=float(np.mean(unsure)))
 
 
 def _joined(parts: Sequence[Mapping[str, Entry]]) -> dict[str, Entry]:

@@ -46,11 +46,11 @@ def test_a_missing_table_is_an_error_only_when_it_is_needed(digits, tmp_path):
 
 
 def test_where_no_table_can_be_made_the_message_says_what_works_instead(digits, tmp_path):
-    """A command that then refuses would send its reader in a circle."""
+    """A command that then refuses would send its reader in a circle; a kit is what leads to a table."""
     with pytest.raises(LatencyTableError, match=r"bound what is counted instead, e\.g\. --flops 300M") as found:
         usable_table(tmp_path, get_target("jetson"), digits, QUIET, is_needed=True)
     assert "make it with" not in str(found.value)
-    assert "--target cpu" in str(found.value)
+    assert "deps-profile kit" in str(found.value)
 
 
 def test_a_table_is_found_where_profile_writes_it(digits, table, tmp_path):

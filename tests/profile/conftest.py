@@ -8,14 +8,17 @@ import pytest
 import torch
 
 from deps.ground.console import Story
+from deps.profile.backends import open_backend
+from deps.profile.backends.base import Backend, Conditions
 from deps.profile.kit import Kit, write_kit
 from deps.profile.latency import LatencyTable
-from deps.profile.measure import MIN_CLEAN, MeasureSettings
+from deps.profile.measure import MeasureSettings
 from deps.profile.table import measure_kit
+from deps.serve.targets import get_target
 from deps.supernet import get_space
 
-# Few rounds, believed however noisy: these tests are about what is written down, not about how fast this machine is.
-QUICK = MeasureSettings(min_rounds=MIN_CLEAN, max_rounds=MIN_CLEAN, max_unsteadiness=float("inf"))
+# Short, and believed however noisy: these tests are about what is written down, not about how fast this machine is.
+QUICK = MeasureSettings(seconds=0.1, max_unsteadiness=float("inf"))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -28,9 +31,20 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def kit(tmp_path_factory: pytest.TempPathFactory) -> Kit:
-    return write_kit(tmp_path_factory.mktemp("kits") / "digits", get_space("digits"), [8])
+    folder = tmp_path_factory.mktemp("kits") / "digits"
+    return write_kit(folder, get_space("digits"), [8], precisions=["fp32", "fp16", "cpu-int8", "trt-int8"], blocks=True)
 
 
 @pytest.fixture(scope="session")
-def table(kit: Kit) -> LatencyTable:
-    return measure_kit(kit, QUICK, Story(quiet=True))
+def backend() -> Backend:
+    return open_backend("onnxruntime", Conditions(), get_target("cpu"))
+
+
+@pytest.fixture(scope="session")
+def quick() -> MeasureSettings:
+    return QUICK
+
+
+@pytest.fixture(scope="session")
+def table(kit: Kit, backend: Backend) -> LatencyTable:
+    return measure_kit(kit, backend, QUICK, Story(quiet=True))

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from deps.profile.backends import open_backend
+from deps.profile.backends.base import Conditions
 from deps.profile.cli import main
 from deps.profile.flops import count
 from deps.profile.latency import LatencyTable
-from deps.profile.table import fingerprint
+from deps.serve.targets import get_target
 from deps.supernet import ArchSpec, Supernet, get_space
 
 QUICK = ["--seconds", "1", "--force"]
@@ -68,7 +70,7 @@ def test_latency_of_a_run_lands_in_the_run(elsewhere: Path, capsys: pytest.Captu
     assert "FLOPs line" in output.out
     table = LatencyTable.load(path)
     assert table.space == "digits"
-    assert table.device == fingerprint()
+    assert table.device == open_backend("onnxruntime", Conditions(), get_target("cpu")).facts()
     written = path.stat().st_mtime_ns
 
     assert main(["latency", "--json"]) == 0
@@ -96,7 +98,7 @@ def test_latency_of_a_run_lands_in_the_run(elsewhere: Path, capsys: pytest.Captu
         (["flops", "--space", "digits", "--arch", '{"e": 5}'], r"expands[0] is 5; choices in digits: 2, 3, 4"),
         (["flops", "--space", "digits", "--resolution", "9"], "resolution is 9; choices in digits: 8"),
         (["latency", "--space", "digits", "--target", "toaster"], "there is no target 'toaster'"),
-        (["latency", "--space", "digits", "--target", "jetson"], "must be measured on such a device"),
+        (["latency", "--space", "digits", "--target", "jetson"], "deps-profile kit --target jetson-orin --out kit"),
         (["latency", "--space", "digits", "--resolution", "9"], "resolution is 9; choices in digits: 8"),
     ],
 )
@@ -138,7 +140,7 @@ def test_wrong_usage_exits_with_two(arguments: list[str]) -> None:
     assert stop.value.code == 2
 
 
-@pytest.mark.parametrize("command", ["flops", "latency"])
+@pytest.mark.parametrize("command", ["flops", "latency", "kit", "measure", "check", "tables"])
 def test_help_needs_nothing_heavy(command: str) -> None:
     """Help comes at once, and ends with an example that runs."""
     code = (
@@ -151,7 +153,7 @@ def test_help_needs_nothing_heavy(command: str) -> None:
         "assert not {'torch', 'numpy', 'onnxruntime'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.strip().splitlines()[-1].strip().startswith(f"deps-profile {command} --space ")
+    assert done.stdout.strip().splitlines()[-1].strip().startswith(f"deps-profile {command}")
 
 
 def test_interrupt_leaves_nothing_behind(elsewhere: Path) -> None:
@@ -167,7 +169,7 @@ def test_interrupt_leaves_nothing_behind(elsewhere: Path) -> None:
     assert process.stderr is not None
     assert "writing the nets" in process.stderr.readline()
     deadline = time.monotonic() + 60
-    # The folder of the profiles appears once the nets are written and loading begins.
+    # Folders of profiles appear once the nets are written and loading begins.
     while len(list(scratch.glob("deps-profile-*"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -176,4 +178,77 @@ def test_interrupt_leaves_nothing_behind(elsewhere: Path) -> None:
     assert "interrupted" in err
     assert "Traceback" not in err
     assert list(scratch.glob("deps-profile-*")) == []
-    assert not (elsewhere / "tables").exists()
+    # What was not finished is no line of the journal.
+    assert [path.name for path in (elsewhere / "tables").iterdir()] == ["cpu-digits.json.journal"]
+    assert len((elsewhere / "tables" / "cpu-digits.json.journal").read_text().splitlines()) == 1
+
+
+BLOCKED = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "onnx", "torchvision", "fvcore", "scipy", "sklearn", "matplotlib"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+from deps.profile.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_kit_is_written_here_and_measured_where_there_is_no_torch(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The base install of a device has neither torch nor onnx; there a table is measured, checked and listed."""
+    assert main(["kit", "--space", "digits", "--resolutions", "8", "--out", "kit", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["precisions"] == ["fp32", "cpu-int8"]
+    assert answer["num_nets"] == 47
+
+    def on_device(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", BLOCKED, *words], capture_output=True, text=True, check=False, timeout=120
+        )
+
+    done = on_device("measure", "kit", "--out", "tables/t.json", *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert "held-out nets" in done.stdout
+    table = LatencyTable.load(elsewhere / "tables" / "t.json")
+    assert table.precision == "fp32"
+    assert not (elsewhere / "tables" / "t.json.journal").exists()
+    again = on_device("measure", "kit", "--out", "tables/t.json", *QUICK)
+    assert again.returncode == 1
+    assert "tables/t.json exists" in again.stderr
+
+    checked = on_device("check", "tables/t.json", "--kit", "kit", "--seconds", "1", "--save", "--json")
+    assert checked.returncode == 0, checked.stderr
+    report = json.loads(checked.stdout)
+    assert LatencyTable.load(elsewhere / "tables" / "t.json").error.mape == report["error"]["mape"]  # type: ignore[union-attr]
+    assert (elsewhere / "tables" / "t.svg").read_text().startswith("<svg")
+    listed = on_device("tables")
+    assert "tables/t.json" in listed.stdout
+
+
+def test_kill_leaves_what_was_finished(elsewhere: Path) -> None:
+    """kill -9 in the middle of the second resolution: the same command measures only what is missing."""
+    digits = get_space("digits")
+    twice = type(digits).from_dict({**digits.to_dict(), "name": "twice", "resolutions": [8, 16]})
+    Supernet.create(twice).save(elsewhere / "runs" / "twice")
+    assert main(["kit", "--supernet", "runs/twice", "--precision", "fp32", "--out", "kit"]) == 0
+    words = [sys.executable, "-m", "deps.profile.cli", "measure", "kit", "--out", "t.json", *QUICK]
+    journal = elsewhere / "t.json.journal"
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (journal.exists() and len(journal.read_text().splitlines()) > 1) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not (elsewhere / "t.json").exists()
+    finished = journal.read_text().splitlines()[1]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "measuring anchors again to go on" in done.stderr
+    assert f"{json.loads(finished)['unit']}:" not in done.stderr
+    table = LatencyTable.load(elsewhere / "t.json")
+    assert table.resolutions == (8, 16)

@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 
 from deps.ground.errors import LatencyTableError
 from deps.profile.designs import designed_genes
-from deps.profile.fit import Fit, PieceTime, features, fit, flops_line, owners, piece_times
+from deps.profile.fit import (
+    QUARTILE,
+    Fit,
+    PieceTime,
+    features,
+    fit,
+    flops_line,
+    joined_pieces,
+    owners,
+    profiled_pieces,
+)
 from deps.supernet import get_space
 from deps.supernet.plan import plan
 from deps.supernet.sampling import decode, random_archs
@@ -36,6 +46,43 @@ def test_inserted_node_before_any_other_belongs_to_the_first_piece() -> None:
     assert owners(["ReorderInput", "stem.0.conv"], ["stem.0"]) == ["stem.0", "stem.0"]
 
 
+def test_layers_of_tensorrt_belong_to_the_first_piece_that_they_name() -> None:
+    """TensorRT joins the names of what it fused, and wraps some."""
+    nodes = [
+        "stem.0.conv + PWN(stem.0.act)",
+        "PWN(PWN(stages.0.1.add), stages.0.1.x)",
+        "Reformatting CopyNode for Input",
+    ]
+    assert owners(nodes, ["stem.0", "stages.0.1"]) == ["stem.0", "stages.0.1", "stages.0.1"]
+
+
+def test_net_fused_into_one_node_is_refused_with_what_to_do() -> None:
+    """Where a compiler melts a net down, times of single pieces would all be one piece's."""
+    space = get_space("digits")
+    subnet = plan(space, decode(space, designed_genes(space, 8))[0])
+    with pytest.raises(LatencyTableError, match=r"fused \d+ pieces into 1.*--blocks"):
+        profiled_pieces(subnet, ["{ForeignNode[stem.0.conv...classifier]}"], np.ones((3, 1)))
+
+
+def test_designed_nets_recover_an_additive_truth() -> None:
+    """The whole way from nodes to predictions is exact, where a net is the sum of its pieces."""
+    space = get_space("digits")
+    rng = np.random.default_rng(3)
+    designed = [plan(space, arch) for arch in decode(space, designed_genes(space, 8))]
+    truth = {piece.key: float(rng.uniform(0.1, 1)) for subnet in designed for piece in subnet.pieces()}
+    profiles = []
+    for subnet in designed:
+        names = [piece.name for piece in subnet.pieces()]
+        times = np.array([[1.25 * truth[piece.key] for piece in subnet.pieces()]] * 4)
+        profiles.append(profiled_pieces(subnet, names, times))
+    pieces = joined_pieces(profiles)
+    nets = [list(plan(space, arch).pieces()) for arch in random_archs(space, 20, rng)]
+    whole = np.array([0.3 + sum(truth[piece.key] for piece in net) for net in nets])
+    form = fit(features(pieces, nets[:12]), whole[:12], pieces)
+    predicted = features(pieces, nets[12:]) @ [form.scale, form.overhead_ms, form.per_node_ms]
+    np.testing.assert_allclose(predicted, whole[12:], rtol=1e-9)
+
+
 def test_profile_without_our_names_is_refused() -> None:
     """A runtime that renames everything would otherwise give a table of nothing."""
     with pytest.raises(LatencyTableError, match="names no node"):
@@ -50,13 +97,13 @@ def test_pieces_of_the_same_key_share_their_samples() -> None:
     names = [f"{piece.name}.{part}" for piece in subnet.pieces() for part in ("a", "b")]
     rng = np.random.default_rng(0)
     times = rng.uniform(1, 2, (11, len(names)))
-    result = piece_times([(subnet, names, times)])
+    result = joined_pieces([profiled_pieces(subnet, names, times)])
     keys = [piece.key for piece in subnet.pieces()]
     assert set(result) == set(keys)
     for position, key in enumerate(keys):
         if keys.count(key) == 1:
             own = times[:, 2 * position : 2 * position + 2].sum(axis=1)
-            assert result[key].nodes_ms == pytest.approx(np.median(own))
+            assert result[key].nodes_ms == pytest.approx(np.percentile(own, QUARTILE))
             assert result[key].num_nodes == 2
             assert result[key].runs == 11
 
