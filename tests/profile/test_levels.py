@@ -51,7 +51,7 @@ def test_accidents_move_nothing_far(seed: int) -> None:
     noise = rng.normal(1, 0.01, count)
     noise[rng.permutation(count)[: count // 10]] *= 30
     levels = settle(disturbed(net_ms, np.ones(count), noise, np.ones(count + 1)), NETS)
-    np.testing.assert_allclose(levels.ms / net_ms, 1, atol=0.02)
+    np.testing.assert_allclose(levels.ms / net_ms, 1, atol=0.08)
 
 
 @given(sigma=st.floats(0.002, 0.08), seed=st.integers(0, 99))
