@@ -96,7 +96,7 @@ class Pool:
 
     def __init__(self, host: str, port: int, request: bytes) -> None:
         self.host, self.port, self.request = host, port, request
-        self.free: list[Client] = []
+        self.free: collections.deque[Client] = collections.deque()  # the longest unused first: none rests too long
         self.tally = Tally()
         self.pending = 0
         self.opened = 0
@@ -114,7 +114,7 @@ class Pool:
             self.tally.unanswered += 1  # more under way than the limits of anybody allow
             return
         self.pending += 1
-        self.free.pop().ask(planned)
+        self.free.popleft().ask(planned)
 
     def answered(self, client: Client, status: int, body: bytes) -> None:
         now = time.perf_counter()
@@ -138,6 +138,8 @@ class Pool:
         if client.is_busy:
             self.tally.unanswered += 1
             self.pending -= 1
+        else:
+            self.free.remove(client)
 
 
 async def replay(pool: Pool, moments: Moments) -> Tally:
@@ -163,7 +165,7 @@ async def replay(pool: Pool, moments: Moments) -> Tally:
 async def closed_loop(pool: Pool, clients: int, seconds: float) -> float:
     """Return requests a second that so many clients get when each asks again at once."""
     pool.tally = Tally()
-    busy = [pool.free.pop() for _ in range(clients)]
+    busy = [pool.free.popleft() for _ in range(clients)]
     end = time.perf_counter() + seconds
     for client in busy:
         pool.pending += 1
@@ -171,7 +173,7 @@ async def closed_loop(pool: Pool, clients: int, seconds: float) -> float:
     while time.perf_counter() < end:
         while pool.pending < clients and pool.free:
             pool.pending += 1
-            pool.free.pop().ask(time.perf_counter())
+            pool.free.popleft().ask(time.perf_counter())
         await asyncio.sleep(0.0005)
     done = pool.tally.statuses[200]
     while pool.pending:
