@@ -22,7 +22,7 @@ from deps.profile.latency import Clock
 from deps.profile.levels import Levels, Runs, settle
 from deps.supernet.plan import NetworkPlan, Piece
 
-MIN_VISITS = 8
+MIN_VISITS = 6
 """Visits that each net gets at least."""
 
 STRETCHES = 2
