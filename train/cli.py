@@ -6,6 +6,7 @@ Relies on the recipe's fields being documented: each becomes a flag, with its do
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog=PROGRAM,
         description="Train a once-for-all supernet with delayed ε-shrinking.",
         epilog="RECIPE-proxyless and RECIPE-resnet50 train the other families; deps-train --recipes lists all.\n"
-        "To bring in a supernet that was published for once-for-all: deps-train import-ofa --help\n\n"
+        "To bring in a supernet that was published for once-for-all: deps-train import-ofa --help\n"
+        "To set finished runs side by side: deps-train compare --help\n\n"
         "example: deps-train digits --out runs/digits",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -60,6 +62,15 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="K",
         help="checkpoints that stay, beside the best supernet (2)",
     )
+    parser.add_argument(
+        "--diagnose-gradients",
+        type=int,
+        nargs="?",
+        const=10,
+        default=0,
+        metavar="EVERY",
+        help="log norm and cosine of the subnets' gradients against the full model's, every so many steps (10)",
+    )
     add_common_flags(parser)
 
     settings = parser.add_argument_group("settings of the recipe")
@@ -88,7 +99,8 @@ def run(args: argparse.Namespace) -> Report | None:
         raise RecipeError("--resume continues a run and --overwrite removes it; give one of them")
     if args.workers is not None and args.workers < 0:
         raise RecipeError(f"--workers is {args.workers}; expected 0 (decode in the same process) or more")
-    story = Story.from_args(args)
+    # Of the processes that torchrun starts the first one tells.
+    story = Story.from_args(args) if os.environ.get("RANK", "0") == "0" else Story(quiet=True)
     recipe = resolved(args, story)
     out = args.out if args.out is not None else Path("runs") / recipe.name
     config = TrainConfig(
@@ -100,6 +112,7 @@ def run(args: argparse.Namespace) -> Report | None:
         download=args.download,
         workers=args.workers,
         keep_checkpoints=args.keep_checkpoints,
+        diagnose_gradients=args.diagnose_gradients,
     )
     return train(config, story)
 
@@ -189,6 +202,28 @@ def run_import(args: argparse.Namespace) -> Report:
     return import_ofa(args.file, space=space, out=out, overwrite=args.overwrite)
 
 
+def build_compare_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``deps-train compare``."""
+    parser = argparse.ArgumentParser(
+        prog=f"{PROGRAM} compare",
+        description="Show several finished runs in one table: accuracy of their subnets, and what their training cost.",
+        epilog="example: deps-train compare runs/deps runs/bignas --out comparison",
+    )
+    add_version_flag(parser)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a finished run")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write compare.png, compare.svg and compare.json")
+    add_common_flags(parser)
+    return parser
+
+
+def run_compare(args: argparse.Namespace) -> Report:
+    """Compare what the arguments say."""
+    require("torch", "compile")
+    from deps.train.compare import compare
+
+    return compare(args.runs, Story.from_args(args), out=args.out)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``deps-train``; return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -196,6 +231,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_command(f"{PROGRAM} import-ofa", run_import, build_import_parser().parse_args(words[1:]))
     if "--recipes" in words:
         return run_command(PROGRAM, list_recipes, argparse.Namespace(json="--json" in words, verbose=False))
+    if words[:1] == ["compare"]:
+        return run_command(f"{PROGRAM} compare", run_compare, build_compare_parser().parse_args(words[1:]))
     return run_command(PROGRAM, run, build_parser().parse_args(words))
 
 

@@ -26,9 +26,11 @@ from deps.train.cost import Cost, CostAccount
 from deps.train.data import ImageData
 from deps.train.datasets import FINDINGS, load_recipe_data
 from deps.train.device import autocast_dtype, memory_format, resolve_device
+from deps.train.diagnose import Diagnosis, draw_gradients, observed_plan
 from deps.train.distributed import Ranks, open_ranks
 from deps.train.evaluate import accuracy, calibrated
 from deps.train.methods import StepPlan, method_of
+from deps.train.methods.base import sandwich
 from deps.train.metrics import MetricsLog
 from deps.train.progress import Record, TrainingBar
 from deps.train.recipe import Recipe
@@ -75,6 +77,9 @@ class TrainConfig:
 
     workers: int | None = None
     """Processes that decode pictures; None chooses. Their number changes nothing but the time."""
+
+    diagnose_gradients: int = 0
+    """Steps between two looks at the gradients of the subnets; 0 never looks."""
 
     keep_checkpoints: int = KEEP
     """Checkpoints that stay in the folder, beside the best supernet."""
@@ -193,6 +198,10 @@ class _Training:
         self.best: tuple[float, ...] = ()
         cost = self._resume(device)
         self.account = CostAccount(self.supernet.space, cost, meter)
+        self.diagnosis: Diagnosis | None = None
+        if config.diagnose_gradients > 0:
+            every = config.diagnose_gradients
+            self.diagnosis = Diagnosis(self.supernet, self.folder, ranks, every=every, step=self.step)
         self.started = time.monotonic()
 
     def _resume(self, device: torch.device) -> Cost:
@@ -263,8 +272,24 @@ class _Training:
             tensors = {name: tensor.detach().clone() for name, tensor in self.supernet.tensors.items()}
             self.teacher = Supernet(self.supernet.space, tensors)
         teacher = self.teacher if _is_taught(plan) else None
+        looks = self.diagnosis is not None and self.diagnosis.looks_at(self.step)
+        watched, observer = plan, None
+        if looks and self.diagnosis is not None:
+            observer = self.diagnosis.observe
+            watched = observed_plan(plan, sandwich(self.supernet.space, self.recipe, self.step, scale=0.0))
         wants_stop = self.stop.is_requested
-        result = train_step(self.learner, plan, x_NCHW, labels_N, teacher, step=self.step, wants_stop=wants_stop)
+        result = train_step(
+            self.learner,
+            watched,
+            x_NCHW,
+            labels_N,
+            teacher,
+            step=self.step,
+            wants_stop=wants_stop,
+            observer=observer,
+        )
+        if looks and self.diagnosis is not None:
+            self.diagnosis.write(watched, self.step)
         self.step += 1
         self.record.add(plan, result.records)
         self.account.add(plan, self.recipe.batch_size)
@@ -384,6 +409,8 @@ class _Training:
             subnets=subnets,
             cost=cost,
         )
+        if self.diagnosis is not None:
+            draw_gradients(self.folder, shrink_start=self.method.shrink_start)
         self.supernet.save(self.folder)
         write_json(self.folder / RESULTS, {"schema_version": SCHEMA_VERSION, **report.to_dict()})
         return report

@@ -7,9 +7,9 @@ its own statistics: however many processes share the groups out, the step is the
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,13 +20,17 @@ from deps.supernet.slicing import slice_weights
 from deps.supernet.space import SearchSpace
 from deps.supernet.supernet import Supernet, is_statistic
 from deps.train.distributed import ALONE, Ranks
-from deps.train.gradients import RECORDS, Gradients
+from deps.train.gradients import RECORDS, Corner, Gradients
 from deps.train.losses import distill_loss, label_loss, main_labels
 from deps.train.methods import Share, StepPlan
 from deps.train.recipe import Recipe
 
 GROUP_SEED = 0x9E3779B1
 """Sets the dropout of the groups of a batch apart."""
+
+
+Observer: TypeAlias = Callable[[int, Corner, Sequence[Tensor | None], float], None]
+"""Is told the share's index, the corner, the gradients of its leaves, and the group's part of the batch."""
 
 
 class StepResult(NamedTuple):
@@ -127,6 +131,7 @@ def train_step(
     *,
     step: int = 0,
     wants_stop: bool = False,
+    observer: Observer | None = None,
 ) -> StepResult:
     """Carry out one step of a method's plan, in place.
 
@@ -142,6 +147,7 @@ def train_step(
         teacher: a finished full model, for methods that have one.
         step: counted from 0; dropout is drawn from it and the recipe's seed.
         wants_stop: whether this rank was asked to stop; the sum over the ranks is the record ``stop``.
+        observer: is shown the gradient of every share on every group, also of shares whose scale is 0.
     """
     recipe, gradients, ranks = learner.recipe, learner.gradients, learner.ranks
     if plan.resets_momentum:
@@ -162,7 +168,7 @@ def train_step(
         # Dropout draws from torch's global state; from a seed of its own each time, it needs no saving.
         number = ranks.rank * groups + index
         torch.manual_seed((recipe.seed * 1_000_003 + step + number * GROUP_SEED) & (2**63 - 1))
-        touched |= _one_group(learner, plan, x, labels, teacher, groups * ranks.size)
+        touched |= _one_group(learner, plan, x, labels, teacher, groups * ranks.size, observer)
     ranks.sum(gradients.flat)
 
     has_statistics = groups * ranks.size > 1 and any(share.role == "largest" for share in plan.shares)
@@ -186,15 +192,21 @@ def train_step(
 
 
 def _one_group(
-    learner: Learner, plan: StepPlan, x_NCHW: Tensor, labels_N: Tensor, teacher: Supernet | None, groups: int
+    learner: Learner,
+    plan: StepPlan,
+    x_NCHW: Tensor,
+    labels_N: Tensor,
+    teacher: Supernet | None,
+    groups: int,
+    observer: Observer | None,
 ) -> set[str]:
     """Add the gradients, statistics and records of one group of images; return the names of the tensors used."""
     recipe, gradients = learner.recipe, learner.gradients
     touched: set[str] = set()
     first_NV: Tensor | None = None
     soft_NV = teacher_logits(learner, teacher, x_NCHW) if teacher is not None else None
-    average = 1 / len(plan.shares) if recipe.gradient_average else 1.0
-    for share in plan.shares:
+    average = 1 / sum(share.scale != 0 for share in plan.shares) if recipe.gradient_average else 1.0
+    for index, share in enumerate(plan.shares):
         corner = gradients.corner(share.arch, keep=share.role != "random")
         statistics = {name: learner.supernet.tensors[name] for name in corner.statistics}
         if groups > 1:
@@ -206,6 +218,10 @@ def _one_group(
         taught_by = first_NV if share.loss == "distill" else soft_NV
         loss = share_loss(share, logits_NV, labels_N, taught_by, recipe)
         found = torch.autograd.grad(loss, list(corner.leaves.values()), allow_unused=True)
+        if observer is not None:
+            observer(index, corner, found, 1 / groups)
+        if share.scale == 0:
+            continue  # It was only looked at.
         touched |= gradients.add(corner, found, share.scale * average / groups)
         if share.role == "largest" and groups > 1:
             for name, sums in gradients.statistics.items():

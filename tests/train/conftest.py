@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from deps.ground.console import Story
 from deps.train.loop import TrainConfig, train
 from deps.train.recipe import Recipe
 from deps.train.recipes import get_recipe
+
+from .fork_server import ForkServer
 
 
 def tiny_recipe(**changes: object) -> Recipe:
@@ -37,3 +40,11 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "whole"
     train(TrainConfig(recipe=tiny_recipe(), out=out), Story(quiet=True))
     return out
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """A process that starts trainings without importing torch again."""
+    server = ForkServer()
+    yield server
+    server.close()

@@ -50,3 +50,24 @@ def test_the_subnets_rate_rises_linearly_to_the_full_models_rate_at_the_end_of_t
 def test_without_a_ramp_epsilon_is_one_at_once():
     """The ablation without ε-shrinking."""
     assert epsilon(10, start=10, ramp_steps=0, steps=100, lr=0.1) == 1.0
+
+
+def test_the_shapes_of_the_ramp_meet_at_its_end():
+    """A cosine rises slowly, then fast; constant is the ablation without a ramp."""
+    at = {"start": 10, "ramp_steps": 8, "steps": 100, "lr": 0.1}
+    end = cosine_lr(17, steps=100, lr=0.1)
+    for done in (1, 4, 7):
+        rate = cosine_lr(9 + done, steps=100, lr=0.1)
+        rise = (1 - math.cos(math.pi * done / 8)) / 2
+        assert epsilon(9 + done, **at, shape="cosine") == pytest.approx(rise * end / rate)
+        assert epsilon(9 + done, **at, shape="constant") == 1.0
+    assert epsilon(17, **at, shape="cosine") == epsilon(17, **at) == 1.0
+    assert epsilon(9, **at, shape="constant") == 0.0
+
+
+def test_epsilon_at_chosen_steps_is_the_formula_done_by_hand():
+    """4 steps of ramp in 16 from step 8, lr 1: cos at 8, 9, 10, 11 gives 0.5, 0.40245, 0.30866, 0.22221."""
+    found = [epsilon(step, start=8, ramp_steps=4, steps=16, lr=1.0) for step in (7, 8, 9, 10, 11, 12)]
+    assert found == pytest.approx(
+        [0, 0.25 * 0.222215 / 0.5, 0.5 * 0.222215 / 0.402455, 0.75 * 0.222215 / 0.308658, 1, 1], rel=1e-4
+    )

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from deps.supernet import ArchSpec, Supernet, get_space
+from deps.supernet.sorting import channel_orders, reorder
 from deps.supernet.supernet import is_statistic
 from deps.train.datasets import load_data
 from deps.train.losses import distill_loss, label_loss
@@ -217,3 +220,122 @@ def test_a_finished_teacher_teaches_beside_the_labels():
     torch.testing.assert_close(result.losses["random"], expected.detach())
     fresh = Supernet.create(SPACE, seed=9).tensors
     assert all(torch.equal(tensor, fresh[name]) for name, tensor in teacher.tensors.items())
+
+
+METHOD_STEPS = {"deps": 17, "bignas": 0, "ofa": 30, "compofa": 40}
+
+
+@pytest.mark.parametrize(("method", "options"), [
+    *[(method, {}) for method in METHOD_STEPS],
+    ("deps", {"distill": False}), ("deps", {"gradient_average": True}), ("deps", {"random_subnets": 0}),
+    ("deps", {"distill_temperature": 2.0}),
+])  # fmt: skip
+def test_a_step_of_every_method_is_its_sum_over_plain_networks(method: str, options: dict[str, object]):
+    """Written by hand from the specification: plain networks, torch's own cross-entropy, one weighted sum."""
+    x, labels = batch()
+    recipe = replace(tiny_recipe(method=method, epochs=12, **options), dropout=0.0)
+    learner, teacher = Learner.create(Supernet.create(SPACE, seed=1), recipe), Supernet.create(SPACE, seed=9)
+    step = METHOD_STEPS[method]
+    plan = method_of(SPACE, recipe, 4).plan(step)
+    assert len(plan.shares) > 1 or method == "ofa"
+    nets = [learner.supernet.subnet(share.arch).train() for share in plan.shares]
+    logits = [net(x) for net in nets]
+    with torch.no_grad():
+        finished = teacher.subnet(ArchSpec.largest(SPACE)).train()(x)
+    is_phased = method in ("ofa", "compofa")
+    total, t = torch.zeros(()), recipe.distill_temperature
+    for index, output in enumerate(logits):
+        hard = F.cross_entropy(output, labels, label_smoothing=0.1)
+        first = (finished if is_phased else logits[0]).detach()
+        soft = -(F.softmax(first / t, 1) * F.log_softmax(output / t, 1)).sum(1).mean() * t**2
+        if is_phased:
+            total = total + hard + soft
+        elif index == 0:
+            total = total + hard
+        else:
+            total = total + plan.epsilon * (soft if recipe.distill else hard)
+    if recipe.gradient_average:
+        total = total / len(logits)
+    total.backward()
+    expected = {name: torch.zeros_like(tensor) for name, tensor in learner.parameters.items()}
+    for net in nets:
+        for name, parameter in net.named_parameters():
+            if ".depthwise.conv." not in name:
+                expected[name] += embedded(parameter.grad, expected[name])
+
+    train_step(learner, plan, x, labels, teacher if is_phased else None, step=step)
+    for name, tensor in learner.parameters.items():
+        if ".depthwise.conv." not in name and "matrix" not in name:
+            # What no subnet of the step has got no gradient, so that it is not decayed either.
+            found = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+            torch.testing.assert_close(found, expected[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_groups_are_batches_of_their_own_for_batchnorm():
+    """Four groups of four: the mean of their gradients, and one update of the statistics with the mean of theirs."""
+    x, labels = batch()
+    full = replace(sandwich_plan(0.0), shares=sandwich_plan(0.0).shares[:1])
+    learner = set_up(group_size=4)
+    net = learner.supernet.subnet(ArchSpec.largest(SPACE)).train()
+    statistics = []
+    for part, of in zip(x.split(4), labels.split(4), strict=True):
+        fresh = learner.supernet.subnet(ArchSpec.largest(SPACE)).train()
+        fresh.load_state_dict({**fresh.state_dict(), **dict(net.named_parameters())})
+        (label_loss(fresh(part), of, smoothing=RECIPE.label_smoothing) / 4).backward()
+        for parameter, mine in zip(net.parameters(), fresh.parameters(), strict=True):
+            parameter.grad = mine.grad.clone() if parameter.grad is None else parameter.grad + mine.grad
+        statistics.append({n: t for n, t in fresh.state_dict().items() if n.endswith(("running_mean", "running_var"))})
+    train_step(learner, full, x, labels)
+    for name, parameter in net.named_parameters():
+        torch.testing.assert_close(learner.parameters[name].grad, parameter.grad, rtol=1e-3, atol=1e-5, msg=name)
+    for name in statistics[0]:
+        mean = torch.stack([each[name] for each in statistics]).mean(0)
+        torch.testing.assert_close(learner.supernet.tensors[name], mean, rtol=1e-4, atol=1e-5)
+    assert int(learner.supernet.tensors["stem.0.norm.num_batches_tracked"]) == 1
+
+
+def test_the_next_step_after_sorting_is_the_step_without_it_sorted():
+    """Weights and momentum both: sort after the step or before it, up to rounding the same tensors."""
+    x, labels = batch()
+    full = replace(sandwich_plan(0.0), shares=sandwich_plan(0.0).shares[:1])
+    before, after = set_up(), set_up()
+    for learner in (before, after):
+        for _ in range(3):
+            train_step(learner, full, x, labels)
+    orders = list(channel_orders(SPACE, {name: t.clone() for name, t in before.supernet.tensors.items()}))
+    train_step(before, replace(full, sorts_channels=True), x, labels)
+    train_step(after, full, x, labels)
+    for tensors in (after.supernet.tensors, after.momentum):
+        for order in orders:
+            reorder(tensors, order)
+    for name, tensor in before.parameters.items():
+        torch.testing.assert_close(tensor, after.parameters[name], rtol=1e-3, atol=1e-4, msg=name)
+        torch.testing.assert_close(before.momentum[name], after.momentum[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_momentum_is_forgotten_when_asked_and_only_at_the_switch():
+    """One of the ablations of the switch."""
+    method = method_of(SPACE, tiny_recipe(reset_momentum=True), 4)
+    assert [step for step in range(12) if method.plan(step).resets_momentum] == [4]
+    x, labels = batch()
+    kept, reset = set_up(momentum=0.9), set_up(momentum=0.9)
+    full = replace(sandwich_plan(0.0), shares=sandwich_plan(0.0).shares[:1])
+    for learner in (kept, reset):
+        train_step(learner, full, x, labels)
+    fresh = {name: tensor.clone() for name, tensor in reset.parameters.items()}
+    train_step(reset, replace(full, resets_momentum=True), x, labels)
+    name = "classifier.bias"  # without weight decay: momentum is the gradient alone, Nesterov adds 0.9 of it once
+    gradient = reset.parameters[name].grad
+    torch.testing.assert_close(reset.parameters[name], fresh[name] - full.lr * 1.9 * gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_shares_that_count_for_nothing_change_nothing():
+    """What a diagnosis looks at is not trained, not even decayed."""
+    x, labels = batch()
+    alone, watched = set_up(), set_up()
+    full, seen = replace(sandwich_plan(0.0), shares=sandwich_plan(0.0).shares[:1]), []
+    train_step(alone, full, x, labels)
+    train_step(watched, sandwich_plan(0.0), x, labels, observer=lambda index, *_: seen.append(index))
+    assert seen == [0, 1, 2]
+    for name, tensor in alone.supernet.tensors.items():
+        assert torch.equal(tensor, watched.supernet.tensors[name]), name
