@@ -36,7 +36,7 @@ class ComparedRun:
     @property
     def mean_top1(self) -> float:
         """Mean test accuracy of the measured subnets."""
-        return sum(subnet["test_top1"] for subnet in self.subnets) / len(self.subnets)
+        return float(sum(subnet["test_top1"] for subnet in self.subnets)) / len(self.subnets)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""

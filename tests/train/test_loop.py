@@ -105,7 +105,7 @@ def test_a_crash_after_any_step_costs_nothing(finished_run: Path, tmp_path: Path
 def test_kill_minus_nine_at_twenty_random_moments_costs_nothing(fork_server: ForkServer, tmp_path: Path):
     """For real, in steps, in saves, in the table at the end; what is finished is the uninterrupted run, all of it."""
     words = [
-        "digits --epochs 6 --batch-size 8 --train-images 16 --random-subnets 0 --epsilon-ramp 1 --quiet",
+        "digits --epochs 4 --batch-size 8 --train-images 16 --random-subnets 0 --epsilon-ramp 1 --quiet",
         "--calibration-images 16 --evaluation-subnets 0 --resume --out",
     ]
     flags = " ".join(words).split()
@@ -118,7 +118,7 @@ def test_kill_minus_nine_at_twenty_random_moments_costs_nothing(fork_server: For
         while code == -9:
             process = fork_server.start([*flags, str(out)], log)
             if kills < 20:
-                time.sleep(rng.uniform(0, 0.8 * length))
+                time.sleep(rng.uniform(0, 0.3 * length))
                 os.kill(process, signal.SIGKILL)
             code = fork_server.wait(process)
             kills += code == -9
