@@ -73,10 +73,13 @@ def train(order: dict[str, Any]) -> int:
 def serve() -> None:
     """Answer until stdin ends."""
     # What a training imports on its way, so that no child has to.
-    import sklearn.datasets  # noqa: F401
+    import torch._dynamo
     import torch.utils.tensorboard.writer  # noqa: F401
 
     import deps.train.loop  # noqa: F401
+    from deps.train.datasets import load_data
+
+    load_data("digits")
 
     for line in sys.stdin:
         order = json.loads(line)
