@@ -166,7 +166,7 @@ def write_bundle(out: Path, contents: Contents, story: Story) -> Manifest:
         )
         for path, content in contents.extras.items():
             _write(folder / path, content)
-        _write(folder / "README.md", instructions(manifest, contents.target).encode())
+        _write(folder / "README.md", instructions(manifest, contents.target, has_report=bool(contents.extras)).encode())
         write_manifest(folder, manifest)
     if is_replacing:
         story.say(f"replaced the older bundle at {out}")
@@ -211,8 +211,8 @@ def _write_models(folder: Path, member: Member) -> SubnetEntry:
                 path,
                 precision=export.precision,
                 backends=BACKENDS[export.precision],
-                top1=export.test.top1,
-                top1_validation=export.validation.top1,
+                top1=export.test.top1 if member.exports.is_measured else None,
+                top1_validation=export.validation.top1 if member.exports.is_measured else None,
                 max_abs_error=max(export.validation.max_abs_error, export.test.max_abs_error),
             )
         )
@@ -250,10 +250,14 @@ def _write_engines(
     return tuple(engines), ()
 
 
-def instructions(manifest: Manifest, target: Target) -> str:
+def _accuracy(top1: float | None) -> str:
+    return "of unknown accuracy: there were no images" if top1 is None else f"{100 * top1:.2f} % on test images"
+
+
+def instructions(manifest: Manifest, target: Target, *, has_report: bool = True) -> str:
     """Return the page that tells what to do with the bundle, in Markdown."""
     files = "\n".join(
-        f"- `{model.path}`: {model.precision}, {100 * (model.top1 or 0):.2f} % on test images"
+        f"- `{model.path}`: {model.precision}, {_accuracy(model.top1)}"
         for subnet in manifest.subnets
         for model in subnet.models
     )
@@ -273,6 +277,7 @@ def instructions(manifest: Manifest, target: Target) -> str:
         target=target.name,
         description=target.description,
         subnets=subnets,
+        report="; `report/index.html` shows what was chosen, and among what" if has_report else "",
         files=files,
         steps=steps,
         notes=f"\n## Notes\n\n{notes}" if notes else "",
@@ -286,7 +291,7 @@ _PAGE = """\
 
 {files}
 
-`manifest.json` describes and vouches for all of it; `report/index.html` shows what was chosen, and among what.
+`manifest.json` describes and vouches for all of it{report}.
 
 ## Run it
 

@@ -71,6 +71,15 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--samples", type=int, default=160, metavar="N", help="most subnets measured for the predictor (default: 160)"
     )
+    search.add_argument(
+        "--predictor", type=Path, metavar="FILE", help="once-for-all's ofa_acc_predictor.pth, instead of measuring"
+    )
+    search.add_argument(
+        "--objective",
+        choices=("accuracy", "flops"),
+        default="accuracy",
+        help="flops takes the largest subnet within the budget and needs no images (default: accuracy)",
+    )
     search.add_argument("--device", default="auto", help="where subnets are measured: cpu, cuda, or auto (default)")
     search.add_argument(
         "--finetune", type=int, default=0, metavar="EPOCHS", help="train the chosen subnet alone, kept if better"
@@ -111,6 +120,8 @@ def _run(args: argparse.Namespace) -> Report | None:
         targets_file=args.targets,
         max_drop=args.max_drop,
         samples=args.samples,
+        predictor=args.predictor,
+        objective=args.objective,
         device=args.device,
         seed=args.seed,
         triton=args.triton,

@@ -135,6 +135,7 @@ class Evaluator:
         image_limit: int | None = None,
         device: torch.device | str = "cpu",
         crew: Crew | None = None,
+        has_images: bool = True,
     ) -> None:
         """Prepare to measure.
 
@@ -146,6 +147,7 @@ class Evaluator:
             image_limit: how many validation images are used; all when None.
             device: where subnets run.
             crew: the processes that share the work.
+            has_images: False where ``data`` is a stand-in: subnets then keep the checkpoint's statistics.
         """
         self.supernet, self.data = supernet, data
         self.calibration_images, self.image_limit = calibration_images, image_limit
@@ -153,6 +155,7 @@ class Evaluator:
         self.num_measured = 0
         """Subnets that were measured here and now, rather than remembered."""
 
+        self.has_images = has_images
         self.device, self.crew = torch.device(device), crew or Crew()
         self._source = supernet if self.device.type == "cpu" else supernet.to(self.device)
         self.supernet_sha256 = supernet_sha256(supernet)
@@ -169,7 +172,9 @@ class Evaluator:
         self._shelves: dict[Literal["calibration", "validation"], tuple[int, Shelf]] = {}
 
     def subnet(self, arch: ArchSpec) -> Network:
-        """Return the recalibrated subnet on the CPU, in evaluation mode."""
+        """Return the subnet on the CPU, in evaluation mode, recalibrated where there are images."""
+        if not self.has_images:
+            return self.supernet.subnet(arch)
         return self._recalibrated(arch).cpu()
 
     def _recalibrated(self, arch: ArchSpec) -> Network:

@@ -68,6 +68,9 @@ class Exports:
 
     torch_test: float
 
+    is_measured: bool = True
+    """Whether accuracies mean anything; without images graphs were only compared with torch."""
+
     @property
     def shipped(self) -> tuple[Export, ...]:
         """Those that enter the bundle."""

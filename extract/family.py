@@ -1,7 +1,7 @@
 """Choose several subnets along the Pareto front for one bundle, so that a server can trade accuracy for time.
 
 Relies on every subnet of a bundle taking images of one size: the size is chosen whose front covers most, by the area
-under it (hypervolume). Why stands in ``docs/decisions/0009-a-family-has-one-resolution.md``.
+under it (hypervolume). Why stands in ``docs/decisions/0012-a-family-has-one-resolution.md``.
 """
 
 from __future__ import annotations

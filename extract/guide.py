@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deps.extract.predictor import Quality
+from deps.extract.published_predictor import PublishedPredictor
 from deps.extract.search import Function, Values
 from deps.extract.survey import Survey
 from deps.supernet.sampling import Genes
@@ -18,7 +19,8 @@ Quantity = Literal["loss", "top1", "flops"]
 DESCRIPTION: dict[Quantity, str] = {
     "loss": "cross-entropy on validation images, predicted for all; of those measured within the budget, the lowest "
     "among those whose top-1 is within one standard error of the best",
-    "top1": "top-1 by a published predictor",
+    "top1": "top-1 by a published predictor; of those measured within the budget, where there were images to measure "
+    "with, the lowest loss among those whose top-1 is within one standard error of the best",
     "flops": "FLOPs, as asked: the largest subnet within the budget, whatever its accuracy",
 }
 
@@ -61,6 +63,11 @@ def guide_from_survey(surveyed: Survey) -> Guide:
         source=f"a predictor fitted on {samples} measured subnets",
         surveyed=surveyed,
     )
+
+
+def guide_from_predictor(predictor: PublishedPredictor, name: str) -> Guide:
+    """Return the guide that a published predictor is."""
+    return Guide(quantity="top1", predict=predictor, source=f"the published predictor {name}")
 
 
 def guide_from_flops(flops: Function) -> Guide:

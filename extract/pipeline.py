@@ -17,16 +17,19 @@ from deps.extract.facts import search_facts
 from deps.extract.family import select_family
 from deps.extract.feasible import check_feasible, fits_all
 from deps.extract.goal import Aim, find_aims, find_targets
-from deps.extract.guide import Guide, guide_from_flops, guide_from_survey
+from deps.extract.guide import Guide, guide_from_flops, guide_from_predictor, guide_from_survey
 from deps.extract.landscape import find_landscape
+from deps.extract.published_predictor import known_part, load_predictor
 from deps.extract.report import Extraction, plot_text
 from deps.extract.select import Selection, select_one
 from deps.extract.ship import Shipment
 from deps.extract.survey import survey
 from deps.ground.console import Story
+from deps.ground.errors import DataError
 from deps.ground.units import format_count, format_seconds
 from deps.serve.targets import Target
 from deps.supernet import SearchSpace
+from deps.train.data import ImageData
 from deps.train.run import Run, newest_run, open_run
 
 
@@ -47,8 +50,9 @@ def extract(config: ExtractConfig, story: Story) -> Extraction:
 
 def _extract_from(run: Run, targets: list[Target], config: ExtractConfig, crew: Crew, story: Story) -> Extraction:
     started = time.monotonic()
-    supernet, data = run.supernet(), run.data(config.data)
-    space, rng = supernet.space, np.random.default_rng(config.seed)
+    supernet, data = run.supernet(), _find_data(run, config, story)
+    space = supernet.space if config.predictor is None else known_part(supernet.space)
+    rng = np.random.default_rng(config.seed)
     aims = find_aims(config, targets, run.folder, space, story)
     names = ", ".join(target.name for target in targets)
     story.say(f"supernet {run.folder} ({space.name}, {format_count(space.size())} subnets), target {names}")
@@ -59,14 +63,15 @@ def _extract_from(run: Run, targets: list[Target], config: ExtractConfig, crew: 
     calibration_images = run.recipe.calibration_images if run.recipe is not None else 2000
     evaluator = Evaluator(
         supernet,
-        data,
+        data or run.stand_in(),
         cache=run.folder / CACHE_NAME,
         calibration_images=calibration_images,
         device=measuring_device(config.device),
         crew=crew,
+        has_images=data is not None,
     )
-    guide = _find_guide(config, aims, evaluator, story, rng)
-    judge = evaluator if config.objective == "accuracy" else None
+    guide = _find_guide(config, space, aims, evaluator, story, rng)
+    judge = evaluator if config.objective == "accuracy" and data is not None else None
     selections = [_select(config, space, aim, guide, judge, story, rng) for aim in aims]
     if not crew.is_first:
         return Extraction((), time.monotonic() - started)
@@ -82,12 +87,39 @@ def _extract_from(run: Run, targets: list[Target], config: ExtractConfig, crew: 
     return Extraction(tuple(reports), seconds)
 
 
+def _find_data(run: Run, config: ExtractConfig, story: Story) -> ImageData | None:
+    """Return the images; None where there are none and none are asked for."""
+    if config.data is not None or run.recipe is not None:
+        return run.data(config.data)
+    if config.predictor is None and config.objective == "accuracy":
+        raise DataError(
+            f"{run.folder} was imported and has no images of its own, and accuracy is measured, not guessed; give a "
+            "folder with train/ and val/ with --data FOLDER, a published predictor with --predictor FILE, or ask for "
+            "the largest subnet with --objective flops"
+        )
+    if config.finetune:
+        raise DataError("--finetune trains on images, and there are none; give them with --data FOLDER")
+    story.warn(
+        "there are no images: nothing is measured, BatchNorm keeps the checkpoint's statistics, which fit the largest "
+        "subnet alone, and int8 is left out; a smaller subnet may be far less accurate than it could be: give --data "
+        "FOLDER if you can"
+    )
+    return None
+
+
 def _find_guide(
-    config: ExtractConfig, aims: tuple[Aim, ...], evaluator: Evaluator, story: Story, rng: np.random.Generator
+    config: ExtractConfig,
+    space: SearchSpace,
+    aims: tuple[Aim, ...],
+    evaluator: Evaluator,
+    story: Story,
+    rng: np.random.Generator,
 ) -> Guide:
-    costs = cost_functions(evaluator.supernet.space, None)
+    costs = cost_functions(space, None)
     if config.objective == "flops":
         return guide_from_flops(costs["flops"])
+    if config.predictor is not None:
+        return guide_from_predictor(load_predictor(config.predictor, space), config.predictor.name)
     # One survey serves every aim, along the axis that they share.
     axis_cost = aims[0].cost if len(aims) == 1 else costs["flops"]
     totals = (costs["flops"], costs["params"])

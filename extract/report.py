@@ -184,8 +184,10 @@ class ExtractReport:
         members = [
             {
                 "subnet": plain_from_record(entry),
-                "top1_torch": {"validation": member.exports.torch_validation, "test": member.exports.torch_test},
-                "precisions": [_plain(export) for export in member.exports.entries],
+                "top1_torch": {"validation": member.exports.torch_validation, "test": member.exports.torch_test}
+                if member.exports.is_measured
+                else None,
+                "precisions": [_plain(export, member.exports.is_measured) for export in member.exports.entries],
             }
             for member, entry in zip(self.members, self.manifest.subnets, strict=True)
         ]
@@ -232,6 +234,9 @@ def _member_lines(member: Member, entry: SubnetEntry, what: str) -> list[str]:
     ]
     rows = [["torch", "-", _percent(exports.torch_validation), _percent(exports.torch_test), "-", "-", "-", ""]]
     rows += [_row(export) for export in exports.entries]
+    if not exports.is_measured:
+        # Only sizes and errors were found; the columns of accuracies say so.
+        rows = [[row[0], row[1], "-", "-", "-", *row[5:]] for row in rows]
     header = ["precision", "file", "validation", "test", "drop", "max error", "same class", ""]
     return [
         f"{entry.name}{what}",
@@ -258,26 +263,26 @@ def _latency_text(latency: Latency) -> str:
 
 def _row(export: Export) -> list[str]:
     verdict = "" if export.is_shipped else "left out"
-    if export.validation is None or export.test is None or export.drop is None:
+    if export.validation is None or export.test is None:
         return [export.precision, "-", "-", "-", "-", "-", "-", verdict]
     return [
         export.precision,
         format_bytes(len(export.content)),
         _percent(export.validation.top1),
         _percent(export.test.top1),
-        f"{100 * export.drop:+.2f}",
+        f"{100 * (export.drop or 0.0):+.2f}",
         f"{max(export.validation.max_abs_error, export.test.max_abs_error):.2g}",
         _percent(export.validation.same_answer),
         verdict,
     ]
 
 
-def _plain(export: Export) -> dict[str, Any]:
+def _plain(export: Export, is_measured: bool) -> dict[str, Any]:
     measured = {}
     for split, agreement in (("validation", export.validation), ("test", export.test)):
         if agreement is not None:
             measured[split] = {
-                "top1": agreement.top1,
+                "top1": agreement.top1 if is_measured else None,
                 "same_class": agreement.same_answer,
                 "max_abs_error": agreement.max_abs_error if np.isfinite(agreement.max_abs_error) else None,
                 "tolerance": agreement.tolerance,

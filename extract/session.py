@@ -13,9 +13,7 @@ from deps.ground.console import require
 from deps.ground.errors import ExportError
 
 
-def open_session(
-    model: onnx.ModelProto, what: str, *, is_literal: bool = False, is_unfused: bool = False, num_threads: int = 0
-) -> Any:
+def open_session(model: onnx.ModelProto, what: str, *, is_literal: bool = False, num_threads: int = 0) -> Any:
     """Return a session of onnxruntime.
 
     Args:
@@ -23,7 +21,6 @@ def open_session(
         what: what it is called in an error, e.g. ``"fp16"``.
         is_literal: whether quantise and dequantise steps are taken as they stand, as TensorRT would; otherwise they
             become integer kernels of the processor, which round in their own way.
-        is_unfused: the same, while everything else is optimised; much faster, but not for graphs in fp16.
         num_threads: threads inside one inference; 0 leaves the choice to onnxruntime.
 
     Raises:
@@ -41,10 +38,9 @@ def open_session(
     options.intra_op_num_threads = num_threads
     # Spinning threads take the cores from everyone else on a shared machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if is_unfused:
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if is_literal:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        # A lower optimisation level does not do it: some of these steps are replaced at the lowest.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a class of its own for each kind of failure

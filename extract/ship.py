@@ -19,6 +19,7 @@ from deps.extract.goal import Goal
 from deps.extract.page import Page, page_html
 from deps.extract.report import ExtractReport, Landscape, plot_png
 from deps.extract.triton import write_repository
+from deps.extract.unmeasured import export_unmeasured
 from deps.ground.console import Story
 from deps.ground.provenance import provenance
 from deps.ground.units import format_count
@@ -101,7 +102,10 @@ class Shipment:
         missing = [arch for arch in dict.fromkeys(archs) if arch not in self._exports]
         subnets = [Subnet(self.space, arch, self._network(arch), self._metadata(arch)) for arch in missing]
         data, config = self.evaluator.data, self.config
-        exports = export_family(subnets, data, self.story, max_drop=config.max_drop, seed=config.seed)
+        if self.evaluator.has_images:
+            exports = export_family(subnets, data, self.story, max_drop=config.max_drop, seed=config.seed)
+        else:
+            exports = export_unmeasured(subnets, data, self.story)
         self._exports.update(zip(missing, exports, strict=True))
 
     def _network(self, arch: ArchSpec) -> Network:
@@ -125,6 +129,8 @@ class Shipment:
     def _pictures(
         self, goal: Goal, members: tuple[Member, ...], landscape: Landscape | None, title: str
     ) -> dict[str, bytes]:
+        if not self.evaluator.has_images:
+            return {}  # they show accuracies, and there are none
         notes = [f"{m.name}: {self._finetuned[m.arch].to_text()}" for m in members if m.arch in self._finetuned]
         page = Page(
             title=title,

@@ -74,7 +74,7 @@ class Candidate(NamedTuple):
 
     twin: onnx.ModelProto | None = None
     """The same in float32 arithmetic, which answers in its place where torch answers no more: the processor has no
-    kernels for quantising fp16, and takes six times as long."""
+    kernels for quantising fp16, and takes three times as long."""
 
 
 class Judgement(NamedTuple):
@@ -112,7 +112,7 @@ def judge(
     """
     sessions = {name: Session(candidate.model, name) for name, candidate in candidates.items()}
     twins = {
-        name: open_session(candidate.twin, f"{name} twin", is_unfused=True, num_threads=1)
+        name: open_session(candidate.twin, f"{name} twin", is_literal=True, num_threads=1)
         for name, candidate in candidates.items()
         if candidate.twin is not None
     }
@@ -197,7 +197,7 @@ def top1_of(model: onnx.ModelProto, precision: Precision, batches: Batches) -> f
     Raises:
         ExportError: the graph is not valid, or onnxruntime cannot load it.
     """
-    session = open_session(model, precision, is_unfused=precision == "trt-int8", num_threads=1)
+    session = open_session(model, precision, is_literal=precision == "trt-int8", num_threads=1)
 
     def right(batch: tuple[Tensor, Tensor]) -> tuple[int, int]:
         x_NCHW, labels_N = batch

@@ -31,8 +31,11 @@ from deps.ground.files import read_json, write_json
 from deps.ground.provenance import provenance
 from deps.supernet.space import SearchSpace
 from deps.supernet.supernet import Supernet
-from deps.train.data import ImageData
+from deps.train.augmentation import Augmentation
+from deps.train.data import ImageData, SplitName
 from deps.train.datasets import IMAGENET, default_workers, load_data, load_recipe_data
+from deps.train.draws import generator
+from deps.train.memory import MemorySplit
 from deps.train.recipe import Recipe
 
 SCHEMA_VERSION = 1
@@ -92,6 +95,33 @@ class Run:
                 f"{data.name} has {len(data.classes)} classes and the supernet in {self.folder} names {outputs}"
             )
         return data
+
+    def stand_in(self) -> ImageData:
+        """Return what can be said of an imported supernet's images without having any.
+
+        Its preprocessing is that of its weights, classes are called by their numbers, and noise takes the place of
+        pictures: enough to compare two implementations of one network, and nothing to measure accuracy with.
+        """
+        outputs = SearchSpace.from_dict(read_json(self.folder / "supernet.json")["space"]).num_classes
+        preprocessing = replace(IMAGENET, **self._statistics())
+        noise = torch.randint(256, (8, 3, preprocessing.crop, preprocessing.crop), generator=generator(0, 0, 0))
+
+        def split(name: SplitName) -> MemorySplit:
+            return MemorySplit(
+                name=name,
+                pixels_NCHW=noise.to(torch.uint8),
+                labels_N=torch.zeros(len(noise), dtype=torch.int64),
+                preprocessing=preprocessing,
+            )
+
+        return ImageData(
+            name=self.name,
+            classes=tuple(map(str, range(outputs))),
+            train=split("train"),
+            validation=split("validation"),
+            test=split("test"),
+            augmentation=Augmentation(),
+        )
 
     def _statistics(self) -> dict[str, Any]:
         """Return the mean and deviation that the weights are used to: those of their images, or ImageNet's."""

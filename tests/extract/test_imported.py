@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -60,11 +61,41 @@ def test_an_imported_supernet_becomes_a_bundle(imported: Path, pictures: Path, t
     assert "fp32" in {model.precision for model in subnet.models}
 
 
+def test_with_a_published_predictor_no_pictures_are_needed(
+    imported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Nothing is measured then, and nothing is claimed: accuracies are unknown, int8 is left out, and both are said."""
+    torch.manual_seed(0)
+    shapes = [(8, 128), (8,), (1, 8)]
+    torch.save({str(i): torch.randn(shape) / 8 for i, shape in enumerate(shapes)}, tmp_path / "predictor.pth")
+    out = tmp_path / "bundle"
+    argv = ["--supernet", str(imported), "--flops", "150M", "--target", "cpu", "--out", str(out), "--json"]
+    assert extract([*argv, "--predictor", str(tmp_path / "predictor.pth")]) == 0
+    told, story = capsys.readouterr()
+    assert "there are no images: nothing is measured, BatchNorm keeps the checkpoint's statistics" in story
+    manifest = read_bundle(out).manifest
+    subnet = manifest.default_subnet
+    assert subnet.flops <= 150_000_000
+    assert subnet.arch["resolution"] % 16 == 0
+    assert [model.precision for model in subnet.models] == ["fp32", "fp16"]
+    assert {model.top1 for model in subnet.models} == {None}
+    assert max(model.max_abs_error or 0 for model in subnet.models) > 0
+    assert [note.partition(":")[0] for note in manifest.notes] == ["trt-int8 left out", "cpu-int8 left out"]
+    assert "of unknown accuracy" in (out / "README.md").read_text()
+    assert not (out / "report").exists()
+    plain = json.loads(told)
+    assert plain["top1_torch"] is None
+    assert plain["search"]["predictor"] == {"of": "top1", "source": "the published predictor predictor.pth"}
+    assert 0 < plain["search"]["chosen"]["predicted_top1"] <= plain["search"]["additive_model"]["bound_top1"] + 0.5
+
+
 def test_without_pictures_it_says_what_to_give(imported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """BatchNorm cannot be recalibrated from nothing, and accuracy is measured, not guessed."""
     argv = ["--supernet", str(imported), "--flops", "200M", "--target", "cpu", "--out", str(tmp_path / "bundle")]
     assert extract(argv) == 1
-    assert "--data FOLDER" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    for way in ("--data FOLDER", "--predictor FILE", "--objective flops"):
+        assert way in told
     assert not (tmp_path / "bundle").exists()
 
 

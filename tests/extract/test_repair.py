@@ -6,10 +6,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx.reference import ReferenceEvaluator
 
 from deps.extract.calibration import METHODS, observe
 from deps.extract.quantize import PROCESSOR, TENSORRT, quantizable, quantize
 from deps.extract.repair import LARGEST_SHARE, plain, ranking, repair
+from deps.extract.session import open_session
 from deps.extract.verify import top1_of
 from deps.ground.errors import DataError, ExportError
 from deps.supernet.onnx_graph import onnx_from_subnet
@@ -112,6 +114,15 @@ def test_ranges_of_every_method_lie_within_what_was_seen(calibration):
         assert all(found[name].high <= seen[name].high + 1e-6 for name in seen)
     widest = max(seen, key=lambda name: seen[name].high)
     assert calibration.ranges("percentile")[widest].high < seen[widest].high
+
+
+@pytest.mark.parametrize("scheme", [TENSORRT, PROCESSOR])
+def test_steps_are_taken_as_they_stand_when_asked(planted, calibration, images, scheme):
+    """As ONNX's own reference computes them; onnxruntime would otherwise put integer kernels in their place."""
+    graph = quantize(planted, calibration.ranges("mse"), scheme)
+    (expected,) = ReferenceEvaluator(graph).run(None, {"input": images[0][:8]})
+    (found,) = open_session(graph, "int8", is_literal=True).run(None, {"input": images[0][:8]})
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_nothing_is_calibrated_without_images_or_with_nan(planted, images):
