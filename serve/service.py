@@ -22,7 +22,15 @@ from deps.serve.bundle import Bundle, read_bundle
 from deps.serve.choose import Choice
 from deps.serve.computed import AnsweredBy, Computed
 from deps.serve.estimates import Estimates
-from deps.serve.family import START_BUDGET_S, EngineOptions, Member, accuracy_order, first_curve, open_family
+from deps.serve.family import (
+    START_BUDGET_S,
+    EngineOptions,
+    Member,
+    accuracy_order,
+    first_curve,
+    give_back_memory,
+    open_family,
+)
 from deps.serve.refusals import RefusedError
 from deps.serve.runner import Runner
 from deps.serve.scheduler import DEFAULT_QUEUE_IMAGES, Job, Ladder, Reply, Scheduler
@@ -91,6 +99,7 @@ class Service:
         service = cls(bundle, open_family(bundle, options), options)
         try:
             service._learn_times()
+            give_back_memory(service.subnets)
         except BaseException:
             service.close()
             raise

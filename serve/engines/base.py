@@ -61,6 +61,10 @@ class Engine(Protocol):
         """
         ...
 
+    def trim(self) -> None:
+        """Give back scratch memory that larger batches needed; nobody may be using the engine."""
+        ...
+
     def close(self) -> None:
         """Give back memory and device; the engine cannot be used afterwards."""
         ...

@@ -36,6 +36,14 @@ def test_more_images_than_the_batch_are_computed_in_parts(tiny, images):
     np.testing.assert_allclose(logits_NV, tiny.logits(images), rtol=1e-4, atol=1e-4)
 
 
+def test_trimmed_engine_computes_as_before(tiny, images):
+    """Memory that large batches took is given back after the start; the next large one takes it again."""
+    engine = _open(tiny.onnx_bytes())
+    for _ in range(2):
+        np.testing.assert_allclose(engine.infer(images[:4]), tiny.logits(images[:4]), rtol=1e-4, atol=1e-4)
+        engine.trim()
+
+
 @pytest.mark.parametrize(
     "batch",
     [
