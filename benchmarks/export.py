@@ -127,8 +127,8 @@ def main() -> None:
     results = {name: part() for name, part in parts.items() if args.only in (None, name)}
     images = {
         "calibration": count_of(CALIBRATION, RESOLUTION),
-        "validation": min(count_of(JUDGED, RESOLUTION), len(data.validation)),
-        "test": min(count_of(JUDGED, RESOLUTION), len(data.test)),
+        "validation_and_test_each": count_of(JUDGED, RESOLUTION),
+        "validation_and_test_each_in_a_family_of_ten": count_of(JUDGED, RESOLUTION, members=10),
         "compared_with_torch_each": count_of(COMPARED, RESOLUTION),
     }
     facts = {"resolution": RESOLUTION, "images": images, "cores": usable_cores(), **results, "provenance": provenance()}

@@ -157,7 +157,7 @@ def export_family(
     for subnet in story.track(subnets, "exporting", total=len(subnets), unit="subnet"):
         resolution = subnet.arch.resolution
         if resolution not in images:
-            images[resolution] = Images(data, resolution, seed=seed, judged=judged)
+            images[resolution] = Images(data, resolution, seed=seed, members=len(subnets), judged=judged)
         exports.append(_Exporter(subnet, images[resolution], max_drop, story).run())
     return exports
 

@@ -17,32 +17,40 @@ PHOTO = 224 * 224
 
 BATCH = (4 * PHOTO, 1, 250)
 CALIBRATION = (64 * PHOTO, 64, 500)
-JUDGED = (100 * PHOTO, 100, 5000)
+JUDGED = (100 * PHOTO, 50, 5000)
 COMPARED = (32 * PHOTO, 32, 5000)
 RANKING = (8 * PHOTO, 8, 64)
 """Pixels, and the least and the most images: of a batch; from which int8 takes its ranges; of each split on which every
 precision is judged; of those, how many torch answers as well; on which layers are ranked for a repair."""
 
 
-def count_of(bounds: tuple[int, int, int], resolution: int) -> int:
-    """Return how many images of a resolution a number of pixels allows."""
+LARGE_FAMILY = 5
+"""Subnets from which on the pixels to judge them are shared, so that ten take at most twice the time of five."""
+
+
+def count_of(bounds: tuple[int, int, int], resolution: int, *, members: int = 1) -> int:
+    """Return how many images of a resolution a number of pixels allows, for each of several subnets."""
     pixels, least, most = bounds
-    return min(max(round(pixels / resolution**2), least), most)
+    share = max(1.0, members / LARGE_FAMILY)
+    return min(max(round(pixels / share / resolution**2), least), most)
 
 
 class Images:
     """The images that subnets of one resolution are calibrated and judged with, decoded once and kept."""
 
-    def __init__(self, data: ImageData, resolution: int, *, seed: int, judged: int | None = None) -> None:
+    def __init__(
+        self, data: ImageData, resolution: int, *, seed: int, members: int = 1, judged: int | None = None
+    ) -> None:
         """Read the images.
 
         Args:
             data: where they come from.
             resolution: of the subnets.
             seed: of the draw of calibration images.
+            members: how many subnets they are for.
             judged: most images of a split that precisions are judged on; by their size when None.
         """
-        batch, limit = count_of(BATCH, resolution), judged or count_of(JUDGED, resolution)
+        batch, limit = count_of(BATCH, resolution), judged or count_of(JUDGED, resolution, members=members)
         self.ranking = count_of(RANKING, resolution)
         self.compared = count_of(COMPARED, resolution)
         drawn = data.calibration(

@@ -167,7 +167,7 @@ def _subnet(page: Page, member: Member) -> tuple[str, str, str]:
 def _precisions(entries: Sequence[Export]) -> str:
     rows = []
     for entry in entries:
-        verdict = "shipped" if entry.is_shipped else "left out"
+        verdict = ("repaired" if entry.how else "shipped") if entry.is_shipped else "left out"
         if entry.validation is None or entry.test is None:
             rows.append(
                 f'<tr class="out"><th>{entry.precision}</th><td colspan="6">{_text(entry.why_left_out or "")}</td></tr>'

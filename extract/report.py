@@ -262,7 +262,7 @@ def _latency_text(latency: Latency) -> str:
 
 
 def _row(export: Export) -> list[str]:
-    verdict = "" if export.is_shipped else "left out"
+    verdict = ("repaired" if export.how else "") if export.is_shipped else "left out"
     if export.validation is None or export.test is None:
         return [export.precision, "-", "-", "-", "-", "-", "-", verdict]
     return [
@@ -287,6 +287,7 @@ def _plain(export: Export, is_measured: bool) -> dict[str, Any]:
                 "max_abs_error": agreement.max_abs_error if np.isfinite(agreement.max_abs_error) else None,
                 "tolerance": agreement.tolerance,
                 "images": agreement.images,
+                "compared_with_torch": agreement.compared,
             }
     return {
         "precision": export.precision,
@@ -294,5 +295,6 @@ def _plain(export: Export, is_measured: bool) -> dict[str, Any]:
         "drop": export.drop,
         "is_shipped": export.is_shipped,
         "why_left_out": export.why_left_out,
+        "how_repaired": export.how or None,
         **measured,
     }

@@ -10,7 +10,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from deps.extract.export import export_subnet
+from deps.extract.export import Subnet, export_family, export_subnet
 from deps.extract.verify import TOLERANCE, Session, compare
 from deps.ground.console import Story
 from deps.ground.errors import DataError, ExportError
@@ -74,6 +74,34 @@ def test_a_precision_that_loses_too_much_is_left_out_with_the_reason(run, digits
             assert f"loses {100 * entry.drop:.2f} points" in entry.why_left_out
             assert "--max-drop is 0.5" in entry.why_left_out
     assert any(note.startswith("cpu-int8 left out: loses") for note in found.notes())
+
+
+def test_a_precision_that_was_repaired_is_shipped_and_says_how(run, digits, smallest, evaluator):
+    """The same net with room for what int8 costs it: one channel, and the layers around it in floating point."""
+    subnet, data = evaluator.subnet(smallest), run.data()
+    weights = subnet.state_dict()
+    block, channel = "stages.0.0", int(weights["stages.0.0.depthwise.norm.bias"].argmax())
+    with torch.no_grad():
+        weights[f"{block}.depthwise.norm.weight"][channel] *= 2000
+        weights[f"{block}.depthwise.norm.bias"][channel] *= 2000
+        weights[f"{block}.project.conv.weight"][:, channel] /= 2000
+    found = export_subnet(digits, smallest, subnet, data, QUIET, metadata={}, max_drop=4.0, seed=0)
+    repaired = [entry for entry in found.entries if entry.how]
+    assert repaired
+    for entry in repaired:
+        assert entry.is_shipped
+        assert 100 * entry.drop <= 4.0
+        assert "layers in floating point" in entry.how or "ranges by" in entry.how
+        assert any(note == f"{entry.precision}: {entry.how}" for note in found.notes())
+
+
+def test_members_of_a_family_are_exported_as_they_are_alone(run, digits, smallest, evaluator, exports):
+    """They share decoded images and nothing else, so the files are the same bytes."""
+    one = Subnet(digits, smallest, evaluator.subnet(smallest), {"deps.space": "digits"})
+    family = export_family([one, one], run.data(), QUIET, max_drop=100.0, seed=0, judged=20)
+    for member in family:
+        assert [entry.content for entry in member.entries] == [entry.content for entry in exports.entries]
+        assert {entry.validation.images for entry in member.entries} == {20}
 
 
 def test_a_graph_that_computes_something_else_is_caught(exports, run, evaluator, smallest):
