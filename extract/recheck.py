@@ -17,7 +17,7 @@ import onnx
 from deps.extract.images import Images
 from deps.extract.session import first_line, open_session
 from deps.extract.verify import Candidate, Judgement, compare_graphs, judge
-from deps.ground.console import Story, text_table
+from deps.ground.console import Story
 from deps.ground.errors import BundleError, DepsError, ExportError
 from deps.ground.files import read_json
 from deps.serve.bundle import Bundle
@@ -55,12 +55,14 @@ class VerifyReport:
         return [finding for finding in self.findings if finding.mismatch]
 
     def to_text(self) -> str:
-        """Return a table for a person."""
-        rows = [(f.path, "MISMATCH" if f.mismatch else "ok", f.mismatch or ", ".join(f.checks)) for f in self.findings]
+        """Return a line for each file."""
+        lines = [
+            f"{'MISMATCH' if f.mismatch else 'ok':8}  {f.path}: {f.mismatch or ', '.join(f.checks)}"
+            for f in self.findings
+        ]
         wrong = len(self.mismatches)
         verdict = f"{wrong} of {len(self.findings)} files do not hold" if wrong else "every file holds"
         notes = [f"not checked: {note}" for note in self.unchecked]
-        lines = text_table(("file", "", "checked"), rows).splitlines()
         return "\n".join([*lines, *notes, f"{self.bundle}: {verdict}"])
 
     def to_dict(self) -> dict[str, Any]:
