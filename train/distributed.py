@@ -156,7 +156,11 @@ class Watcher(threading.Thread):
         """Tell the others why this rank ends; return whether it is the first that does."""
         mine = f"{self.rank}\t{self.host}\t{reason}"
         try:
-            return bytes(self.store.compare_set("failure", "", mine)).decode() == mine
+            is_first = bytes(self.store.compare_set("failure", "", mine)).decode() == mine
+            if self.rank == 0:
+                # The store may live in this process: the others must have the time to read it.
+                time.sleep(4 * BEAT_SECONDS)
+            return is_first
         except (RuntimeError, OSError):
             return True
 

@@ -120,7 +120,7 @@ def test_only_the_first_rank_writes_and_tells(machine: Machine, together: Path):
 def test_a_stop_of_one_rank_saves_once_and_another_number_of_ranks_goes_on(machine: Machine, alone: Path):
     """Spot machines take one of many; what is left continues, even a single process."""
     out = machine.folder / "stopped"
-    assert machine.train(out, at={1: {"step": 3, "do": "SIGTERM"}}) == [130, 130]
+    assert machine.train(out, at={1: {"step": 2, "do": "SIGTERM"}}) == [130, 130]
     (checkpoint,) = (out / "checkpoints").iterdir()
     assert checkpoint.name == "step-00000003.safetensors"
     assert machine.train(out, "--resume", ranks=1) == [0], machine.said(out, 0)
@@ -131,8 +131,9 @@ def test_ranks_that_cannot_share_the_groups_are_refused(machine: Machine, alone:
     """With the numbers that can."""
     out = machine.folder / "uneven"
     assert machine.train(out, "--group-size", "16") == [1, 1]
-    assert "which 2 processes cannot share evenly; start 1 of them" in machine.said(out, 0)
-    assert machine.said(out, 1) == ""
+    # Both see it; whoever is the first to tell is the only one.
+    (line,) = (machine.said(out, 0) + machine.said(out, 1)).splitlines()
+    assert "which 2 processes cannot share evenly; start 1 of them" in line
 
 
 def test_a_rank_that_fails_ends_the_others_with_one_message(machine: Machine):
