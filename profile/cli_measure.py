@@ -11,6 +11,7 @@ import contextlib
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -355,6 +356,7 @@ def _measured(
     Raises:
         LatencyTableError: it is not; what was measured is kept beside it, for a second look with --force.
     """
+    from deps.profile.anchor_energy import energy_of_anchors
     from deps.profile.report import LatencyReport
     from deps.profile.table import measure_kit
 
@@ -371,6 +373,7 @@ def _measured(
                 "with more --seconds, or keep it with --force"
             )
         story.warn(f"{reason}; kept because of --force")
+    table = replace(table, energy=energy_of_anchors(kit, backend, settings, story))
     table.save(path)
     journal.unlink(missing_ok=True)
     return LatencyReport(table, path, is_new=True)

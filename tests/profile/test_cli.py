@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from deps.ground.energy import EnergyMeter
 from deps.profile.backends import open_backend
 from deps.profile.backends.base import Conditions
 from deps.profile.cli import main
@@ -71,6 +72,8 @@ def test_latency_of_a_run_lands_in_the_run(elsewhere: Path, capsys: pytest.Captu
     table = LatencyTable.load(path)
     assert table.space == "digits"
     assert table.device == open_backend("onnxruntime", Conditions(), get_target("cpu")).facts()
+    assert table.energy is not None
+    assert table.energy.source == EnergyMeter.best().source
     written = path.stat().st_mtime_ns
 
     assert main(["latency", "--json"]) == 0
