@@ -114,12 +114,12 @@ def request_of(size: int, datatype: str, folder: Path, name: str) -> tuple[Path,
     return path, len(head)
 
 
-def wrk(url: str, body: Path, header_length: int, concurrency: int, seconds: float, folder: Path) -> dict[str, float]:
+def wrk(url: str, body: Path, header_length: int, concurrency: int, seconds: int, folder: Path) -> dict[str, float]:
     """Ask again and again; return what wrk counted."""
     script = folder / "ask.lua"
     script.write_text(LUA)
     environment = {**os.environ, "BODY": str(body), "HEADER_LENGTH": str(header_length)}
-    command = ["wrk", "-t1", f"-c{concurrency}", f"-d{seconds:g}s", "--timeout", "10s", "-s", str(script), url]
+    command = ["wrk", "-t1", f"-c{concurrency}", f"-d{seconds}s", "--timeout", "10s", "-s", str(script), url]
     told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     found = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+) ([\d.]+) ([\d.]+)", told)
     assert found is not None, told
@@ -246,7 +246,7 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, required=True, help="JSON; points of earlier runs in it are kept")
-    parser.add_argument("--seconds", type=float, default=4.0, help="for every point (default: 4)")
+    parser.add_argument("--seconds", type=int, default=4, help="whole seconds for every point (default: 4)")
     parser.add_argument("--only", action="append", help="one of m224, m32, m32-narrow; repeatable")
     parser.add_argument("--types", default="FP32,UINT8")
     parser.add_argument("--concurrencies", type=lambda text: [int(n) for n in text.split(",")], default=CONCURRENCIES)
