@@ -17,7 +17,7 @@ from deps.extract.milp import additive_optimum
 from deps.extract.search import ENUMERABLE, Evolution, Function, Limit, SearchResult, excess, search
 from deps.supernet import SearchSpace
 
-SEEDED = Evolution(population=250, generations=25)
+SEEDED = Evolution(population=300, generations=30)
 """How long to search from a good start; a wider search finds hardly more and takes longer."""
 
 
