@@ -38,6 +38,9 @@ _KINDS = {
     "int32": (TensorProto.INT32, 4),
 }
 
+_LAYERS = ("Conv", "Gemm")
+"""What is quantised."""
+
 _LITTLE_ENDIAN = {"fp32": "<f4", "fp16": "<f2", "int8": "<i1", "int32": "<i4"}
 
 _FILES: dict[Precision, tuple[str, ...]] = {
@@ -86,52 +89,62 @@ def in_precision(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProt
         known = ", ".join(_FILES)
         raise LatencyTableError(f"precision is {precision!r}; expected one of {known}; change --precision")
     if precision in ("cpu-int8", "trt-int8"):
-        is_for_cpu = precision == "cpu-int8"
-        _Quantizer(model.graph, TensorProto.UINT8 if is_for_cpu else TensorProto.INT8, has_bias=is_for_cpu).run()
+        _Quantizer(model.graph, is_for_cpu=precision == "cpu-int8").run()
     if precision in ("fp16", "trt-int8"):
         _halve(model.graph)
     return model
 
 
 class _Quantizer:
-    """Puts quantise and dequantise pairs around convolutions and linear layers, one scale per output channel."""
+    """Puts quantise and dequantise steps where extraction puts them, with one scale per output channel of a weight.
 
-    def __init__(self, graph: onnx.GraphProto, activations: int, *, has_bias: bool) -> None:
+    For TensorRT: before what a layer takes. For processors also behind what a layer gives, for all who read it.
+    """
+
+    def __init__(self, graph: onnx.GraphProto, *, is_for_cpu: bool) -> None:
         self.graph = graph
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        self.has_bias = has_bias
-        quantized = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
-        self.tensors = {name for node in quantized for name in (node.input[0], node.output[0])}
-        zero = np.array(128, np.uint8) if activations == TensorProto.UINT8 else np.array(0, np.int8)
+        self.has_bias = is_for_cpu
+        outputs = {value.name for value in graph.output}
+        layers = [node for node in graph.node if node.op_type in _LAYERS]
+        self.given = {self._result(node) for node in layers} - outputs if is_for_cpu else set()
+        zero = np.array(128, np.uint8) if is_for_cpu else np.array(0, np.int8)
         self.step = ["activation.scale", "activation.zero"]
         graph.initializer.append(numpy_helper.from_array(np.array(_ACTIVATION_STEP, np.float32), self.step[0]))
         graph.initializer.append(numpy_helper.from_array(zero, self.step[1]))
 
+    def _result(self, layer: onnx.NodeProto) -> str:
+        """Return what a layer gives: the output of the ReLU or clip behind it, where nothing else reads its own."""
+        readers = [node for node in self.graph.node if layer.output[0] in node.input]
+        if len(readers) == 1 and readers[0].op_type in ("Relu", "Clip"):
+            return str(readers[0].output[0])
+        return str(layer.output[0])
+
     def run(self) -> None:
-        nodes = [*self._pair(INPUT)] if INPUT in self.tensors else []
-        outputs = {value.name for value in self.graph.output}
+        nodes: list[onnx.NodeProto] = []
+        paired: set[str] = set()
         for node in self.graph.node:
-            if node.op_type in ("Conv", "Gemm"):
-                nodes += self._constants_of(node)
             for index, name in enumerate(node.input):
-                if name in self.tensors:
-                    node.input[index] = f"{name}.dequantized"
-            (output,) = node.output
+                if name in self.given:
+                    node.input[index] = _dequantized(name)
+                elif index == 0 and node.op_type in _LAYERS:
+                    if name not in paired:
+                        nodes += self._pair(name)
+                        paired.add(name)
+                    node.input[0] = _dequantized(name)
+            if node.op_type in _LAYERS:
+                nodes += self._constants_of(node)
             nodes.append(node)
-            if output in outputs and output in self.tensors:
-                node.output[0] = f"{output}.raw"
-                nodes += self._pair(output, source=f"{output}.raw", target=output)
-            elif output in self.tensors:
-                nodes += self._pair(output)
+            if node.output[0] in self.given:
+                nodes += self._pair(node.output[0])
         del self.graph.node[:]
         self.graph.node.extend(nodes)
 
-    def _pair(self, name: str, *, source: str | None = None, target: str | None = None) -> Iterator[onnx.NodeProto]:
-        """Yield the pair behind one activation, which every reader of it then reads through."""
-        middle = f"{name}.quantized"
-        yield helper.make_node("QuantizeLinear", [source or name, *self.step], [middle], name=middle)
-        target = target or f"{name}.dequantized"
-        yield helper.make_node("DequantizeLinear", [middle, *self.step], [target], name=f"{name}.dequantized")
+    def _pair(self, name: str) -> Iterator[onnx.NodeProto]:
+        """Yield the two steps behind one activation."""
+        middle, back = f"{name}.quantized", _dequantized(name)
+        yield helper.make_node("QuantizeLinear", [name, *self.step], [middle], name=middle)
+        yield helper.make_node("DequantizeLinear", [middle, *self.step], [back], name=back)
 
     def _constants_of(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
         """Yield what turns the integers of a layer's weight, and bias, into numbers."""
@@ -152,6 +165,10 @@ class _Quantizer:
             yield helper.make_node(
                 "DequantizeLinear", [name, *around], [node.input[index]], name=node.input[index], axis=0
             )
+
+
+def _dequantized(name: str) -> str:
+    return f"{name}.dequantized"
 
 
 def _constant(name: str, file: str, shape: tuple[int, ...], offset: int) -> TensorProto:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deps.profile.levels import Levels, Runs, robust_means, settle
@@ -94,4 +94,29 @@ def test_robust_mean_is_the_mean_of_what_is_ordinary() -> None:
     values = np.array([1.0, 1.1, 0.9, 1.05, 0.95, 100.0])
     (mean,) = robust_means(values, np.zeros(6, np.intp), 1, np.ones(6, np.bool_))
     assert 0.9 < mean < 1.1
-    assert np.isnan(robust_means(values, np.ones(6, np.intp), 1, np.ones(6, np.bool_)))[0]
+    assert np.isnan(robust_means(values, np.ones(6, np.intp), 2, np.ones(6, np.bool_)))[0]
+
+
+def plain_huber(values: np.ndarray) -> float:
+    """Huber's mean of one group as it is defined, value by value."""
+    if not len(values):
+        return float("nan")
+    centre = float(np.median(values))
+    for _ in range(12):
+        width = 1.5 * 1.4826 * float(np.median(np.abs(values - centre)))
+        if width == 0:
+            break
+        weights = [min(1.0, width / abs(value - centre)) if value != centre else 1.0 for value in values]
+        centre = float(np.dot(weights, values) / np.sum(weights))
+    return centre
+
+
+@given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 60), is_rounded=st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_all_groups_at_once_are_the_groups_one_by_one(seed: int, size: int, is_rounded: bool) -> None:
+    """Padding must not leak into medians; rounded values make ties, and groups that agree to the last bit."""
+    rng = np.random.default_rng(seed)
+    values, group, used = rng.standard_t(2, size), rng.integers(0, 5, size), rng.random(size) < 0.7
+    values = np.round(values) if is_rounded else values
+    expected = [plain_huber(values[used & (group == number)]) for number in range(5)]
+    np.testing.assert_allclose(robust_means(values, group, 5, used), expected, rtol=1e-9, atol=1e-12)
