@@ -130,6 +130,7 @@ def main() -> None:
         "validation_and_test_each": count_of(JUDGED, RESOLUTION),
         "validation_and_test_each_in_a_family_of_ten": count_of(JUDGED, RESOLUTION, members=10),
         "compared_with_torch_each": count_of(COMPARED, RESOLUTION),
+        "compared_with_torch_each_in_a_family_of_ten": count_of(COMPARED, RESOLUTION, members=10),
     }
     facts = {"resolution": RESOLUTION, "images": images, "cores": usable_cores(), **results, "provenance": provenance()}
     print(json.dumps(facts, indent=2))

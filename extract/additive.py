@@ -89,7 +89,7 @@ def fit_additive(
     seen, mean = features[held:], float(scores[held:].mean())
     gram = seen.T @ seen
     gram[np.diag_indices_from(gram)] += RIDGE * len(seen)
-    numbers = np.linalg.solve(gram, seen.T @ (scores[held:] - mean))
+    numbers = np.asarray(np.linalg.solve(gram, seen.T @ (scores[held:] - mean)), np.float64)
     split = np.split(numbers, np.cumsum(parts)[:-1])
     depths, blocks = split[1 : 1 + len(space.depth_choices)], split[1 + len(space.depth_choices) :]
     shapes = [

@@ -233,7 +233,7 @@ class _Exporter:
         return model
 
     def _judge(self, made: Mapping[Precision, _Made], batches: Batches) -> Judgement:
-        candidates = {precision: entry.candidate for precision, entry in made.items()}
+        candidates: dict[Precision, Candidate] = {precision: entry.candidate for precision, entry in made.items()}
         return judge(candidates, self._subnet.network, batches, compared=self._images.compared)
 
     def _repair(self, precision: Precision, first: Quantized, reference: float) -> Quantized:

@@ -184,7 +184,7 @@ class _Checker:
         if self._images is None or "fp32" not in loaded:
             return None
         network = self._network(subnet)
-        candidates = {precision: Candidate(model) for precision, model in loaded.items()}
+        candidates: dict[Precision, Candidate] = {precision: Candidate(model) for precision, model in loaded.items()}
         splits = (self._images.validation, self._images.test)
         if network is None:
             first, second = (compare_graphs(candidates, loaded["fp32"], split) for split in splits)

@@ -110,7 +110,9 @@ def judge(
         ExportError: a graph is not valid, or onnxruntime cannot load it.
         DataError: there was no image.
     """
-    sessions = {name: Session(candidate.model, name) for name, candidate in candidates.items()}
+    sessions: dict[Precision, Session] = {
+        name: Session(candidate.model, name) for name, candidate in candidates.items()
+    }
     twins = {
         name: open_session(candidate.twin, f"{name} twin", is_literal=True, num_threads=1)
         for name, candidate in candidates.items()
@@ -126,7 +128,7 @@ def judge(
                 answers[name] = session(batch.x_NCHW)
         return answers
 
-    tallies = {name: _Tally(name) for name in candidates}
+    tallies: dict[Precision, _Tally] = {name: _Tally(name) for name in candidates}
     torch_right = torch_images = 0
     for batch, answers in map_in_threads(lambda b: (b, answer(b)), _with_torch(subnet, batches, compared)):
         for name, found_NV in answers.items():
@@ -136,7 +138,8 @@ def judge(
             torch_images += len(batch.labels_N)
     if torch_images == 0:
         raise DataError("a graph cannot be compared without images; the split is empty")
-    return Judgement({name: tally.agreement() for name, tally in tallies.items()}, torch_right / torch_images)
+    agreements: dict[Precision, Agreement] = {name: tally.agreement() for name, tally in tallies.items()}
+    return Judgement(agreements, torch_right / torch_images)
 
 
 class _Batch(NamedTuple):

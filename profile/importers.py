@@ -131,7 +131,7 @@ def _timed(path: Path, key: str, time: Any, std: Any, spread: Any, runs: Any) ->
         if value is None and what != "the time":
             return default
         try:
-            parsed = math.nan if isinstance(value, bool) else float(value)
+            parsed = math.nan if value is None or isinstance(value, bool) else float(value)
         except (TypeError, ValueError):
             parsed = math.nan
         if not 0 <= parsed < math.inf:

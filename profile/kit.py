@@ -23,7 +23,7 @@ from deps.serve.manifest import Precision
 from deps.serve.records import plain_from_record, record_from_plain
 from deps.supernet.arch import ArchSpec
 from deps.supernet.plan import LinearPlan, NetworkPlan, Piece, PoolPlan, parameter_shapes, plan
-from deps.supernet.sampling import decode
+from deps.supernet.sampling import Genes, decode
 from deps.supernet.space import SearchSpace
 
 SCHEMA_VERSION = 2
@@ -195,13 +195,12 @@ def _chosen(
     for resolution in resolutions:
         anchors, held_out = checking_genes(space, resolution, rng, anchors=ANCHORS, held_out=HELD_OUT)
         designed = designed_genes(space, resolution)
-        chosen: list[tuple[Role, ArchSpec]] = [("designed", arch) for arch in decode(space, designed)]
-        chosen += [("anchor", arch) for arch in decode(space, anchors)]
+        roles: dict[Role, Genes] = {"designed": designed, "anchor": anchors, "held_out": held_out}
+        chosen: list[tuple[Role, ArchSpec]] = [(r, arch) for r, genes in roles.items() for arch in decode(space, genes)]
         if probe is None:
             probe = _probe(plan(space, chosen[len(designed) + len(anchors) // 2][1]))
             pieces[probe.key] = probe
             nets.append(KitNet("probe", "probe", resolution, None, probe.key))
-        chosen += [("held_out", arch) for arch in decode(space, held_out)]
         for number, (role, arch) in enumerate(chosen):
             name = f"{resolution}-{number:02d}-{role}"
             nets.append(KitNet(name, role, resolution, arch.to_dict(), None))

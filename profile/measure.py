@@ -200,7 +200,7 @@ def _visit(
     visit = log.net.count(position) // STRETCHES
     loaded[position].run()
     before = watcher.timed(probe_runs).ms
-    timed_ms, around_ms = 0.0, before * probe_runs
+    timed_ms, around_ms, last_ms = 0.0, before * probe_runs, 0.0
     for _ in range(STRETCHES):
         sample = loaded[position].timed(runs[position])
         after = watcher.timed(probe_runs).ms
@@ -209,9 +209,9 @@ def _visit(
         log.samples.append(sample)
         log.probes.append((before, after))
         before = after
-        timed_ms += sample.ms * runs[position]
+        timed_ms, last_ms = timed_ms + sample.ms * runs[position], sample.ms
         around_ms += after * probe_runs
-    return timed_ms, around_ms + sample.ms
+    return timed_ms, around_ms + last_ms
 
 
 def _rounds(nets: Sequence[Net], log: _Log, spent: _Spent, tick: Callable[[float], object]) -> Iterator[None]:

@@ -40,7 +40,10 @@ class _Depthwise(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    # torch calls it by position, and the decorator hides the names.
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
         (gradient_NChw,) = gradients
         x_NCHW, weight_C1kk = ctx.saved_tensors
         stride, padding = ctx.stride, ctx.padding

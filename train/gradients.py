@@ -78,7 +78,10 @@ class Gradients:
     def add(self, corner: Corner, gradients: Sequence[Tensor | None], scale: float) -> set[str]:
         """Add the gradients of a subnet's leaves, each times ``scale``; return the names of those there were."""
         there = [(t, g) for t, g in zip(corner.targets, gradients, strict=True) if g is not None]
-        torch._foreach_add_([t for t, _ in there], [g for _, g in there], alpha=scale)
+        # One kernel for all tensors; torch's own optimizers rest on it.
+        torch._foreach_add_(  # pyright: ignore[reportPrivateImportUsage]
+            [t for t, _ in there], [g for _, g in there], alpha=scale
+        )
         return {name for name, g in zip(corner.leaves, gradients, strict=True) if g is not None}
 
 

@@ -85,7 +85,7 @@ def _transforms(augmentation: Augmentation, side: int) -> Any:
         moved = min(1.0, a.shift / side)
         steps.append(
             v2.RandomAffine(
-                a.rotate,
+                [-a.rotate, a.rotate],
                 translate=(moved, moved),
                 scale=(1 - a.zoom, 1 + a.zoom),
                 interpolation=v2.InterpolationMode.BILINEAR,

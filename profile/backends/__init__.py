@@ -50,7 +50,7 @@ def choose(
     name = backend or backend_names(target)[0]
     if name not in BACKENDS:
         raise LatencyTableError(f"backend is {name!r}; expected one of {', '.join(BACKENDS)}; change --backend")
-    usable = [known for known in written if known in BACKENDS[name]]
+    usable: list[Precision] = [known for known in written if known in BACKENDS[name]]
     if precision is not None:
         usable = [known for known in usable if known == precision]
     if not usable:

@@ -73,7 +73,7 @@ class OnnxRuntimeCudaNet:
             # It would run on the processor without a word.
             raise LatencyTableError(f"{path} does not run on the GPU; install the CUDA that this onnxruntime-gpu needs")
         name, batch = made_up_input(self._session, conditions.batch)
-        self._binding = self._session.io_binding()
+        self._binding: Any = self._session.io_binding()
         self._image = onnxruntime.OrtValue.ortvalue_from_numpy(batch, "cuda", 0)
         self._binding.bind_ortvalue_input(name, self._image)
         self._binding.bind_output(self._session.get_outputs()[0].name, "cuda", 0)

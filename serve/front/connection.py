@@ -64,7 +64,7 @@ class Connection(asyncio.BufferedProtocol):
         if not self._acceptor.enter(self):
             self.answer_with(503, "too many connections; expected fewer; try later", closes=True, retry_after_s=1)
 
-    def connection_lost(self, _: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio names it
         """End; whatever was being computed for this client is not wanted any more."""
         self.is_lost = True
         self._acceptor.leave(self)
@@ -86,27 +86,27 @@ class Connection(asyncio.BufferedProtocol):
         self._writable = None
         self.due = float("inf") if self._exchange is not None else time.monotonic() + self._limits.idle_s
 
-    def get_buffer(self, _: int) -> memoryview:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  asyncio names it
         """Return where the next bytes shall be read to."""
         if self._body is not None:
             return self._body[self._filled :]
         return self._acceptor.scratch
 
-    def buffer_updated(self, count: int) -> None:
+    def buffer_updated(self, nbytes: int) -> None:
         """Understand what was read."""
         if self._body is not None:
-            self._filled += count
+            self._filled += nbytes
             if self._filled == len(self._body):
                 self._begin(self._body)
             return
         if self._is_lingering:
             return
-        if self._skipped >= count:
-            self._skipped -= count
+        if self._skipped >= nbytes:
+            self._skipped -= nbytes
             if not self._skipped:
                 self._advance()
             return
-        content = bytes(self._acceptor.scratch[self._skipped : count])
+        content = bytes(self._acceptor.scratch[self._skipped : nbytes])
         self._skipped = 0
         if not self._ahead and self._exchange is None and self._head is None:
             self._arrival = time.monotonic()

@@ -33,7 +33,7 @@ def page_routes() -> list[Route]:
 
 
 def _route(path: str, name: str) -> Route:
-    content = resources.files(__package__).joinpath(name).read_bytes()
+    content = resources.files("deps.serve.page").joinpath(name).read_bytes()
     etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
     headers = {
         "ETag": etag,
