@@ -18,7 +18,7 @@ PHOTO = 224 * 224
 BATCH = (4 * PHOTO, 1, 250)
 CALIBRATION = (64 * PHOTO, 64, 500)
 JUDGED = (100 * PHOTO, 50, 5000)
-COMPARED = (32 * PHOTO, 16, 5000)
+COMPARED = (32 * PHOTO, 12, 5000)
 RANKING = (8 * PHOTO, 8, 64)
 """Pixels, and the least and the most images: of a batch; from which int8 takes its ranges; of each split on which every
 precision is judged; of those, how many torch answers as well; on which layers are ranked for a repair."""
