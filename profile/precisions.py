@@ -29,7 +29,8 @@ WEIGHTS = SharedWeights("noise.fp32")
 
 # Weights of seven bits, as processors without VNNI need them; a step of this size gives the same noise as float32.
 _STEP = NOISE_STD / 20
-_ACTIVATION_STEP = 1 / 16
+# 255 steps end below 6, so that a clip at 6 is part of the steps behind it, as in a trained graph.
+_ACTIVATION_STEP = 1 / 43
 
 _KINDS = {
     "fp32": (TensorProto.FLOAT, 4),
@@ -112,6 +113,10 @@ class _Quantizer:
         self.step = ["activation.scale", "activation.zero"]
         graph.initializer.append(numpy_helper.from_array(np.array(_ACTIVATION_STEP, np.float32), self.step[0]))
         graph.initializer.append(numpy_helper.from_array(zero, self.step[1]))
+        # What comes out of a ReLU or clip is not negative; with another zero point the layer before stays in float32.
+        self.positive = self.given - {node.output[0] for node in layers}
+        if self.positive:
+            graph.initializer.append(numpy_helper.from_array(np.array(0, np.uint8), "positive.zero"))
 
     def _result(self, layer: onnx.NodeProto) -> str:
         """Return what a layer gives: the output of the ReLU or clip behind it, where nothing else reads its own."""
@@ -143,8 +148,9 @@ class _Quantizer:
     def _pair(self, name: str) -> Iterator[onnx.NodeProto]:
         """Yield the two steps behind one activation."""
         middle, back = f"{name}.quantized", _dequantized(name)
-        yield helper.make_node("QuantizeLinear", [name, *self.step], [middle], name=middle)
-        yield helper.make_node("DequantizeLinear", [middle, *self.step], [back], name=back)
+        step = [self.step[0], "positive.zero"] if name in self.positive else self.step
+        yield helper.make_node("QuantizeLinear", [name, *step], [middle], name=middle)
+        yield helper.make_node("DequantizeLinear", [middle, *step], [back], name=back)
 
     def _constants_of(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
         """Yield what turns the integers of a layer's weight, and bias, into numbers."""
