@@ -146,16 +146,6 @@ def bounds_of(budget: Budget, costs: Mapping[str, Function], target: str) -> lis
     return [Bound(axis, maximum, costs[axis.key], target) for axis, maximum in budget.bounds()]
 
 
-def limits(budget: Budget, costs: Mapping[str, Function]) -> list[Limit]:
-    """Return the limits of a search.
-
-    Args:
-        budget: the bounds.
-        costs: what each axis costs, by its key.
-    """
-    return [bound.limit for bound in bounds_of(budget, costs, "")]
-
-
 def parse_latencies(text: str | None) -> tuple[float | None, dict[str, float]]:
     """Return the milliseconds that hold on every target, and those of single targets.
 

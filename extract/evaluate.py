@@ -132,7 +132,6 @@ class Evaluator:
         *,
         cache: Path | None = None,
         calibration_images: int = 2000,
-        image_limit: int | None = None,
         device: torch.device | str = "cpu",
         crew: Crew | None = None,
         has_images: bool = True,
@@ -144,14 +143,12 @@ class Evaluator:
             data: images to recalibrate and to measure with.
             cache: file in which measurements are remembered; None remembers nothing.
             calibration_images: how many training images BatchNorm is recalibrated with.
-            image_limit: how many validation images are used; all when None.
             device: where subnets run.
             crew: the processes that share the work.
             has_images: False where ``data`` is a stand-in: subnets then keep the checkpoint's statistics.
         """
         self.supernet, self.data = supernet, data
-        self.calibration_images, self.image_limit = calibration_images, image_limit
-        self.num_images = min(len(data.validation), image_limit or len(data.validation))
+        self.calibration_images, self.num_images = calibration_images, len(data.validation)
         self.num_measured = 0
         """Subnets that were measured here and now, rather than remembered."""
 
@@ -200,7 +197,7 @@ class Evaluator:
             yield x_NCHW, torch.zeros(0)
 
     def _validation(self, resolution: int) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.data.validation.batches(batch_size(resolution), resolution=resolution, limit=self.image_limit)
+        return self.data.validation.batches(batch_size(resolution), resolution=resolution)
 
     def measure(self, archs: Sequence[ArchSpec], story: Story, what: str = "measuring subnets") -> Measured:
         """Return top-1 and loss on validation images of each subnet, in the order given.

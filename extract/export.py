@@ -16,7 +16,7 @@ from onnx import helper
 
 from deps.extract.calibration import Calibration, observe
 from deps.extract.images import Images
-from deps.extract.precision import PRECISIONS, SCHEMES, half
+from deps.extract.precision import PRECISIONS, SCHEMES, as_shipped
 from deps.extract.repair import Quantized, plain, repair
 from deps.extract.verify import Agreement, Batches, Candidate, Judgement, judge, top1_of
 from deps.ground.console import Story
@@ -93,38 +93,6 @@ class Subnet(NamedTuple):
 
     metadata: Mapping[str, str]
     """Written into every file."""
-
-
-def export_subnet(
-    space: SearchSpace,
-    arch: ArchSpec,
-    subnet: Network,
-    data: ImageData,
-    story: Story,
-    *,
-    metadata: Mapping[str, str],
-    max_drop: float,
-    seed: int,
-    judged: int | None = None,
-) -> Exports:
-    """Export a recalibrated subnet in every precision and check each.
-
-    Args:
-        space: its search space.
-        arch: which subnet it is.
-        subnet: the subnet, in evaluation mode.
-        data: calibration images, and the images it is judged on.
-        story: told of each precision.
-        metadata: written into every file.
-        max_drop: largest loss of validation accuracy, in points of a hundred, that is shipped.
-        seed: of the draw of calibration images.
-        judged: most images of a split that precisions are judged on; by their size when None.
-
-    Raises:
-        ExportError: the fp32 graph does not compute what the subnet computes; nothing can be shipped then.
-    """
-    one = Subnet(space, arch, subnet, metadata)
-    return export_family([one], data, story, max_drop=max_drop, seed=seed, judged=judged)[0]
 
 
 def export_family(
@@ -218,17 +186,16 @@ class _Exporter:
             if self._calibration is None:
                 self._calibration = observe(self._original, self._images.calibration)
             return self._finished(precision, plain(self._original, self._calibration, SCHEMES[precision]))
-        model = half(self._original) if precision == "fp16" else _copy(self._original)
-        return _Made(Candidate(self._signed(model, precision)), None)
+        return _Made(Candidate(self._signed(self._original, precision)), None)
 
     def _finished(self, precision: Precision, quantized: Quantized) -> _Made:
-        """Return the file of an int8 graph; what TensorRT does not quantise runs in fp16 there."""
-        if precision == "trt-int8":
-            model = self._signed(half(quantized.model), precision)
-            return _Made(Candidate(model, twin=quantized.model), quantized)
-        return _Made(Candidate(self._signed(_copy(quantized.model), precision)), quantized)
+        """Return the file of an int8 graph."""
+        twin = quantized.model if precision == "trt-int8" else None
+        return _Made(Candidate(self._signed(quantized.model, precision), twin), quantized)
 
-    def _signed(self, model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
+    def _signed(self, graph: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
+        """Return what is shipped of a graph, with its origin in it."""
+        model = as_shipped(graph, precision)
         helper.set_model_props(model, {**self._subnet.metadata, "deps.precision": precision})
         return model
 
@@ -264,9 +231,3 @@ class _Exporter:
         # The bytes are ordered, so that the same subnet gives the same file.
         content = made.candidate.model.SerializeToString(deterministic=True)
         return Export(precision, content, agreement, test, drop, reason, how)
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy

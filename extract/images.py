@@ -58,6 +58,6 @@ class Images:
         )
         self.calibration: list[NDArray[Any]] = [x_NCHW.numpy() for x_NCHW in drawn]
         self.validation: list[tuple[Tensor, Tensor]] = list(
-            data.validation.batches(batch, resolution=resolution, limit=limit)
+            data.validation.first(limit).batches(batch, resolution=resolution)
         )
-        self.test: list[tuple[Tensor, Tensor]] = list(data.test.batches(batch, resolution=resolution, limit=limit))
+        self.test: list[tuple[Tensor, Tensor]] = list(data.test.first(limit).batches(batch, resolution=resolution))

@@ -36,11 +36,7 @@ SCHEMES: dict[Precision, Scheme] = {"trt-int8": TENSORRT, "cpu-int8": PROCESSOR}
 
 
 def half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the graph in fp16, inputs and outputs excepted; the original stays as it is.
-
-    What a graph for TensorRT does not quantise runs in fp16 too: TensorRT types a graph strongly and would run it in
-    fp32 otherwise.
-    """
+    """Return the graph in fp16, inputs and outputs excepted; the original stays as it is."""
     float16 = require("onnxconverter_common.float16", "compile")
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -56,8 +52,21 @@ def half(model: onnx.ModelProto) -> onnx.ModelProto:
             ) from error
 
 
+def as_shipped(graph: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
+    """Return the graph of a file, made of the float32 graph or of its quantised form; what is given stays as it is.
+
+    What a graph for TensorRT does not quantise runs in fp16: TensorRT types a graph strongly and would run it in fp32
+    otherwise.
+    """
+    if precision in ("fp16", "trt-int8"):
+        return half(graph)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    return copy
+
+
 def convert(model: onnx.ModelProto, precision: Precision, calibration: Sequence[NDArray[Any]]) -> onnx.ModelProto:
-    """Return the graph in another precision, with nothing repaired; the float32 original stays as it is.
+    """Return the graph of a file in which nothing had to be repaired; the float32 original stays as it is.
 
     Args:
         model: float32 graph with BatchNorm folded in.
@@ -67,12 +76,6 @@ def convert(model: onnx.ModelProto, precision: Precision, calibration: Sequence[
     Raises:
         ExportError: a library could not convert the graph.
     """
-    if precision == "fp16":
-        return half(model)
     if precision in SCHEMES:
-        ranges = observe(model, calibration).ranges("minmax")
-        quantized = quantize(model, ranges, SCHEMES[precision])
-        return half(quantized) if precision == "trt-int8" else quantized
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
+        model = quantize(model, observe(model, calibration).ranges("minmax"), SCHEMES[precision])
+    return as_shipped(model, precision)

@@ -24,14 +24,13 @@ TOLERANCE = 2e-6
 """Largest difference from training's normalisation; both round in float32, in another order."""
 
 
-def raw_input_model(preprocessing: Preprocessing, *, opset: int = OPSET) -> onnx.ModelProto:
+def raw_input_model(preprocessing: Preprocessing) -> onnx.ModelProto:
     """Return the graph from raw pixels, uint8 (N, C, H, W), to normalised images, float32 of the same shape.
 
     Any size of image goes in, so that a family whose members look at different resolutions shares one graph.
 
     Args:
         preprocessing: mean and standard deviation of each channel, of pixels scaled to 0..1.
-        opset: of the models that it shall be joined with.
     """
     mean, std = np.array(preprocessing.mean), np.array(preprocessing.std)
     constants = {"one": np.ones_like(mean), "zero": np.zeros_like(mean), "mean": 255 * mean, "var": (255 * std) ** 2}
@@ -47,7 +46,7 @@ def raw_input_model(preprocessing: Preprocessing, *, opset: int = OPSET) -> onnx
         ),
     ]
     shape: list[str | int | None] = [BATCH, len(mean), "height", "width"]
-    opsets = [helper.make_opsetid("", opset)]
+    opsets = [helper.make_opsetid("", OPSET)]
     return helper.make_model(
         helper.make_graph(
             nodes,
@@ -65,13 +64,13 @@ def raw_input_model(preprocessing: Preprocessing, *, opset: int = OPSET) -> onnx
     )
 
 
-def checked_raw_input(preprocessing: Preprocessing, *, opset: int = OPSET) -> bytes:
+def checked_raw_input(preprocessing: Preprocessing) -> bytes:
     """Return the file of the raw-pixel graph, after running it on every value that a pixel can have.
 
     Raises:
         ExportError: it does not normalise as training does.
     """
-    model = raw_input_model(preprocessing, opset=opset)
+    model = raw_input_model(preprocessing)
     pixels = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16).repeat(len(preprocessing.mean), axis=1)
     (found,) = open_session(model, "raw-pixel").run(None, {IMAGE: pixels})
     error = float(np.abs(found - preprocessing.normalise(torch.from_numpy(pixels)).numpy()).max())

@@ -105,15 +105,12 @@ class Split(Protocol):
         """Return the split with its batches on another device."""
         ...
 
-    def batches(
-        self, batch_size: int, *, resolution: int | None = None, limit: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, batch_size: int, *, resolution: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield normalised images (N, C, R, R) and labels (N,), in order.
 
         Args:
             batch_size: images a batch; the last may hold fewer.
             resolution: side R of the images; None leaves them as they are.
-            limit: how many of the first images to use; None means all.
         """
         ...
 

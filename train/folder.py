@@ -104,17 +104,14 @@ class FolderSplit:
         """Return the split with its batches on another device."""
         return replace(self, labels_N=self.labels_N.to(device), device=device)
 
-    def batches(
-        self, batch_size: int, *, resolution: int | None = None, limit: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, batch_size: int, *, resolution: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield normalised images (N, C, R, R) and labels (N,), in order: shorter side resized, centre cropped."""
-        chosen = self if limit is None else self.first(limit)
         side = resolution or self.preprocessing.crop
-        orders = [_Order(row, side, None, 0) for row in range(len(chosen))]
-        starts = range(0, len(chosen), batch_size)
-        pictures = chosen._pictures(orders[start : start + batch_size] for start in starts)
+        orders = [_Order(row, side, None, 0) for row in range(len(self))]
+        starts = range(0, len(self), batch_size)
+        pictures = self._pictures(orders[start : start + batch_size] for start in starts)
         for start, pixels_NCHW in zip(starts, pictures, strict=True):
-            yield self.preprocessing.normalise(pixels_NCHW), chosen.labels_N[start : start + batch_size]
+            yield self.preprocessing.normalise(pixels_NCHW), self.labels_N[start : start + batch_size]
 
     def augmented(self, jobs: Iterable[Job]) -> Iterator[Tensor]:
         """Yield varied, normalised images for each job, shape (N, C, R, R)."""

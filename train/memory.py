@@ -53,13 +53,10 @@ class MemorySplit:
         """Return the split with its images on another device."""
         return replace(self, pixels_NCHW=self.pixels_NCHW.to(device), labels_N=self.labels_N.to(device))
 
-    def batches(
-        self, batch_size: int, *, resolution: int | None = None, limit: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, batch_size: int, *, resolution: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield normalised images (N, C, R, R) and labels (N,), in order."""
-        count = len(self) if limit is None else min(limit, len(self))
-        for start in range(0, count, batch_size):
-            rows = slice(start, min(start + batch_size, count))
+        for start in range(0, len(self), batch_size):
+            rows = slice(start, start + batch_size)
             yield self._scaled(self.pixels_NCHW[rows], resolution), self.labels_N[rows]
 
     def augmented(self, jobs: Iterable[Job]) -> Iterator[Tensor]:

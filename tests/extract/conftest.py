@@ -12,7 +12,7 @@ import torch
 from deps.extract.bundle import Contents, Costs, Member, write_bundle
 from deps.extract.costs import cost_functions
 from deps.extract.evaluate import Evaluator
-from deps.extract.export import Exports, export_subnet
+from deps.extract.export import Exports, Subnet, export_family
 from deps.extract.search import Function
 from deps.ground.console import Story
 from deps.profile.additive import slots
@@ -78,10 +78,8 @@ def smallest(digits: SearchSpace) -> ArchSpec:
 @pytest.fixture(scope="session")
 def exports(run: Run, digits: SearchSpace, smallest: ArchSpec, evaluator: Evaluator) -> Exports:
     """The smallest subnet in every precision."""
-    subnet, data = evaluator.subnet(smallest), run.data()
-    return export_subnet(
-        digits, smallest, subnet, data, QUIET, metadata={"deps.space": "digits"}, max_drop=100.0, seed=0
-    )
+    subnet = Subnet(digits, smallest, evaluator.subnet(smallest), {"deps.space": "digits"})
+    return export_family([subnet], run.data(), QUIET, max_drop=100.0, seed=0)[0]
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,6 @@ def test_other_weights_images_or_settings_are_not_mixed_up(run, some, tmp_path):
         Evaluator(altered, data, cache=path, calibration_images=200),
         Evaluator(supernet, fewer, cache=path, calibration_images=200),
         Evaluator(supernet, data, cache=path, calibration_images=100),
-        Evaluator(supernet, data, cache=path, calibration_images=200, image_limit=100),
     ):
         assert other.measurements.get(some[0]) is None
     assert Evaluator(supernet, data, cache=path, calibration_images=200).measurements.get(some[0]) is not None

@@ -10,7 +10,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from deps.extract.export import Subnet, export_family, export_subnet
+from deps.extract.export import Subnet, export_family
 from deps.extract.verify import TOLERANCE, Session, compare
 from deps.ground.console import Story
 from deps.ground.errors import DataError, ExportError
@@ -52,19 +52,25 @@ def test_files_say_where_they_came_from(exports):
         assert properties == {"deps.space": "digits", "deps.precision": entry.precision}
 
 
-def test_a_precision_that_loses_too_much_is_left_out_with_the_reason(run, digits, smallest, evaluator):
-    """One channel two thousand times larger than its neighbours leaves them no step of an int8 scale.
+@pytest.fixture
+def planted(digits, smallest, evaluator):
+    """The smallest subnet with one channel so large that its neighbours are left no step of an int8 scale.
 
     The next layer takes the factor back, so in floating point the subnet is the same as before.
     """
-    subnet, data = evaluator.subnet(smallest), run.data()
-    weights = subnet.state_dict()
-    block, channel = "stages.0.0", int(weights["stages.0.0.depthwise.norm.bias"].argmax())
+    network = evaluator.subnet(smallest)
+    weights, block = network.state_dict(), "stages.0.0"
+    channel = int(weights[f"{block}.depthwise.norm.bias"].argmax())
     with torch.no_grad():
         weights[f"{block}.depthwise.norm.weight"][channel] *= 2000
         weights[f"{block}.depthwise.norm.bias"][channel] *= 2000
         weights[f"{block}.project.conv.weight"][:, channel] /= 2000
-    found = export_subnet(digits, smallest, subnet, data, QUIET, metadata={}, max_drop=0.5, seed=0)
+    return Subnet(digits, smallest, network, {})
+
+
+def test_a_precision_that_loses_too_much_is_left_out_with_the_reason(run, planted):
+    """A server must not answer worse than the table says."""
+    (found,) = export_family([planted], run.data(), QUIET, max_drop=0.5, seed=0)
     left_out = {entry.precision: entry.why_left_out for entry in found.entries if not entry.is_shipped}
     assert "cpu-int8" in left_out
     assert "fp32" not in left_out
@@ -76,16 +82,9 @@ def test_a_precision_that_loses_too_much_is_left_out_with_the_reason(run, digits
     assert any(note.startswith("cpu-int8 left out: loses") for note in found.notes())
 
 
-def test_a_precision_that_was_repaired_is_shipped_and_says_how(run, digits, smallest, evaluator):
+def test_a_precision_that_was_repaired_is_shipped_and_says_how(run, planted):
     """The same net with room for what int8 costs it: one channel, and the layers around it in floating point."""
-    subnet, data = evaluator.subnet(smallest), run.data()
-    weights = subnet.state_dict()
-    block, channel = "stages.0.0", int(weights["stages.0.0.depthwise.norm.bias"].argmax())
-    with torch.no_grad():
-        weights[f"{block}.depthwise.norm.weight"][channel] *= 2000
-        weights[f"{block}.depthwise.norm.bias"][channel] *= 2000
-        weights[f"{block}.project.conv.weight"][:, channel] /= 2000
-    found = export_subnet(digits, smallest, subnet, data, QUIET, metadata={}, max_drop=4.0, seed=0)
+    (found,) = export_family([planted], run.data(), QUIET, max_drop=4.0, seed=0)
     repaired = [entry for entry in found.entries if entry.how]
     assert repaired
     for entry in repaired:

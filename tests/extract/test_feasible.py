@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from deps.extract.budget import Budget, bounds_of, limits
+from deps.extract.budget import Budget, bounds_of
 from deps.extract.feasible import check_feasible, fits_all
 from deps.ground.errors import BudgetError
 from deps.profile.flops import count
@@ -63,5 +63,6 @@ def test_a_budget_at_the_smallest_subnet_is_feasible(digits, costs, smallest, rn
 def test_a_budget_that_excludes_nothing_is_noticed(digits, costs, rng):
     """It is said, so that nobody believes the budget had a say."""
     wide, tight = Budget(max_flops=300_000_000), Budget(max_flops=600_000)
-    assert fits_all(digits, limits(wide, costs), rng)
-    assert not fits_all(digits, limits(tight, costs), rng)
+    all_of_them, some_of_them = ([bound.limit for bound in bounds_of(b, costs, "cpu")] for b in (wide, tight))
+    assert fits_all(digits, all_of_them, rng)
+    assert not fits_all(digits, some_of_them, rng)

@@ -56,6 +56,6 @@ def test_a_graph_that_normalises_otherwise_is_caught(monkeypatch):
     other = Preprocessing(
         color="RGB", mean=(0.4, 0.456, 0.406), std=IMAGENET.std, resize=256, crop=224, interpolation="bilinear"
     )
-    monkeypatch.setattr("deps.extract.raw_input.raw_input_model", lambda _, opset: raw_input_model(other, opset=opset))
+    monkeypatch.setattr("deps.extract.raw_input.raw_input_model", lambda _: raw_input_model(other))
     with pytest.raises(ExportError, match="raw-pixel graph is off by"):
         checked_raw_input(IMAGENET)

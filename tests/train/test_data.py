@@ -39,7 +39,7 @@ def test_evaluation_batches_are_normalised_and_ordered():
     assert abs(float(x.mean())) < 1e-4
     assert float(x.std()) == pytest.approx(1, abs=1e-3)
     assert torch.equal(labels, DATA.train.labels_N)
-    assert sum(len(labels) for _, labels in DATA.train.batches(100, limit=250)) == 250
+    assert sum(len(labels) for _, labels in DATA.train.first(250).batches(100)) == 250
 
 
 def test_an_epoch_sees_every_image_at_most_once():

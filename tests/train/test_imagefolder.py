@@ -155,7 +155,7 @@ def test_real_pictures_load():
     data = load_data("imagefolder", root=IMAGENETTE)
     assert len(data.classes) == 10
     assert images(data) == {"train": 1800, "validation": 250, "test": 250}
-    x, labels = next(data.test.batches(16, resolution=160, limit=16))
+    x, labels = next(data.test.first(16).batches(16, resolution=160))
     assert x.shape == (16, 3, 160, 160)
     assert len(set(labels.tolist())) > 5
     assert float(x.abs().max()) < 3

@@ -69,7 +69,7 @@ def test_choices_are_made_with_training_images_that_are_held_out(data):
     assert [len(split) for split in (data.train, data.validation, data.test)] == [45_000, 5_000, 10_000]
     assert torch.bincount(data.validation.labels_N).tolist() == [500] * 10
     assert data.classes[:3] == ("airplane", "automobile", "bird")
-    x = torch.cat([x for x, _ in data.train.batches(5000, limit=5000)])
+    x = torch.cat([x for x, _ in data.train.first(5000).batches(5000)])
     assert x.mean((0, 2, 3)).abs().max() < 0.02
     assert (x.std((0, 2, 3)) - 1).abs().max() < 0.02
 
