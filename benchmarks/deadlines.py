@@ -20,10 +20,11 @@ import numpy as np
 from arrivals import Moments, gamma, mmpp
 
 from deps.ground.provenance import provenance
-from deps.serve import scheduler as rules
+from deps.serve import jobs as rules
 from deps.serve.estimates import Estimates
+from deps.serve.jobs import Job
 from deps.serve.refusals import RefusedError
-from deps.serve.scheduler import Job, Ladder, Scheduler
+from deps.serve.scheduler import Ladder, Scheduler
 
 DEADLINE_S = 0.1
 ANSWER_S = 0.001

@@ -78,11 +78,14 @@ class Estimates:
         self._recent: deque[float] = deque(maxlen=_RECENT)
         self._observed = 0
         self._spread = _FIRST_SPREAD
+        self.version = 0
+        """Changes whenever predictions may have."""
         self.best = [best_batch(curve) for curve in curves]
         """By engine, the smallest batch that nearly reaches its highest throughput."""
 
     def observe(self, engine: int, images: int, seconds: float, now: float) -> None:
         """Take in how long a batch took, from its gathering to its answer."""
+        self.version += 1
         level = self._level(engine, images, now)
         ratio = seconds / level
         self._recent.append(ratio)

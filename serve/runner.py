@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from deps.serve.engines.base import Engine, FloatArray
 from deps.serve.estimates import Estimates
+from deps.serve.jobs import Batch, Job, Reply
 from deps.serve.refusals import RefusedError
-from deps.serve.scheduler import Batch, Job, Ladder, Reply, Scheduler
+from deps.serve.scheduler import Ladder, Scheduler
 from deps.serve.staging import Staging, is_ready
 
 _LOG = logging.getLogger("deps.serve")

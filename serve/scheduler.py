@@ -1,8 +1,9 @@
 """Decide who is let in, which subnet answers next, and with whom: deadlines kept at the highest accuracy.
 
-Relies on ``estimates.py`` for what a batch takes; has no thread and no clock, so the same rules run in a simulation.
-The earliest deadline goes first. The subnet is the most accurate one with which all that waits would still be in time:
-after SlackFit (SuperServe, NSDI 2025), but judged by the whole queue rather than by its head alone.
+Relies on ``estimates.py`` for what a batch takes and on ``plan.py`` for what that means for a queue; has no thread and
+no clock, so the same rules run in a simulation. The earliest deadline goes first. The subnet is the most accurate one
+with which all that waits would still be in time: after SlackFit (SuperServe, NSDI 2025), but judged by the whole queue
+rather than by its head alone.
 """
 
 from __future__ import annotations
@@ -10,14 +11,12 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from deps.serve.estimates import STALE_S, Estimates
+from deps.serve.jobs import Batch, Job
+from deps.serve.plan import Plan
 from deps.serve.refusals import RefusedError
 
 DEFAULT_QUEUE_IMAGES = 256
@@ -25,84 +24,10 @@ DEFAULT_QUEUE_IMAGES = 256
 PATIENCE_S = 1.0
 """A request without a deadline takes its turn as if it had this one, but is never late."""
 
-AIM = 0.5
-"""Share of its time within which the choice of subnet wants a request answered; the rest is reserve."""
-
-
 # An idle engine whose times decide about requests is run on a blank image when it was not run for so long: otherwise
 # one slow moment could make it look too slow for ever. Sooner when requests were just refused for lack of time.
 _PROBE_S = 2.0
 _PROBE_REFUSING_S = 0.1
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """Images of one request, waiting."""
-
-    images: npt.NDArray[Any]
-    """Shape (N, C, H, W): float32 as the model takes them, or uint8 pixels."""
-
-    size: int
-    """N."""
-
-    arrival: float
-    """Moment of its arrival, by the clock that the scheduler is asked with."""
-
-    settle: Callable[[list[Job]], None]
-    """Told of jobs that have an outcome, all of one batch that name it at once, on whatever thread it comes about."""
-
-    deadline: float = math.inf
-    """Moment after which nobody wants the answer."""
-
-    pin: int | None = None
-    """The engine that must answer; None leaves the choice."""
-
-    is_cancelled: bool = False
-    """Whether nobody waits for it any more."""
-
-    waiter: Any = None
-    """Whatever ``settle`` needs to find who waits."""
-
-    outcome: Reply | BaseException | None = None
-    """What came of it."""
-
-    goal: float = field(init=False)
-    """Moment by which the choice of subnet wants it answered."""
-
-    turn: tuple[float, int] = field(init=False, default=(0.0, 0))
-    """Place in the queue: earliest deadline first, then first come."""
-
-    def __post_init__(self) -> None:
-        self.goal = self.arrival + AIM * (self.deadline - self.arrival)
-
-
-class Reply(NamedTuple):
-    """What came of a request."""
-
-    logits: npt.NDArray[np.float32]
-    """Shape (N, V)."""
-
-    engine: int
-    """Which engine answered."""
-
-    batch: int
-    """Images in the batch it was part of."""
-
-    queued_s: float
-    """From arrival to the start of its batch."""
-
-    computed_s: float
-    """From the start of its batch to the end."""
-
-
-class Batch(NamedTuple):
-    """What runs next, and on which engine."""
-
-    engine: int
-    jobs: list[Job]
-    images: int
-    until: float
-    """When it should be done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +76,10 @@ class Scheduler:
         self.max_queue_images = max_queue_images
         self.waiting_images = 0
         self._queue: list[Job] = []
-        self._images = [0] * len(estimates.best)  # that wait, by the quickest engine that may answer them
         self._with_deadline = 0
         self._busy_until = [0.0] * workers
         self._count = itertools.count()
+        self._plan: Plan | None = None  # of the whole queue; None when it is not known any more
         self._last_deadline = -math.inf  # when a request with a deadline was last asked about
         self._last_refusal = -math.inf  # when one was last refused for lack of time
 
@@ -195,29 +120,34 @@ class Scheduler:
             place = bisect.bisect(self._queue, job.turn, key=_turn)
         if job.deadline < math.inf:
             self._last_deadline = now
-        if self._with_deadline or job.deadline < math.inf:
-            try:
+        try:
+            if self._with_deadline or job.deadline < math.inf:
                 self._check_time(job, place, now)
-            except RefusedError:
-                self._last_refusal = now
-                raise
+        except RefusedError:
+            self._last_refusal = now
+            raise
+        if place == len(self._queue) and self._plan is not None:
+            self._plan.add(job.size, self._quickest(job), job.deadline)
+        else:
+            self._plan = None
         self._queue.insert(place, job)
         self._count_in(job, 1)
 
     def _count_in(self, job: Job, sign: int) -> None:
         self.waiting_images += sign * job.size
-        self._images[self._quickest(job)] += sign * job.size
         self._with_deadline += sign * (job.deadline < math.inf)
 
     def _check_time(self, job: Job, place: int, now: float) -> None:
         """Refuse a job that would be late, or would make one late that was let in before."""
-        workers = len(self._busy_until)
-        if place == len(self._queue):
-            ahead_s = self._backlog_s(now)
-        else:
-            ahead_s = sum(self._work_s(other, now) for other in self._queue[:place]) / workers
-        own_s = self.estimates.seconds(self._quickest(job), job.size, now)
-        done = max(now, min(self._busy_until)) + ahead_s + own_s
+        last = place == len(self._queue)
+        plan = self._planned(now) if last else self._plan_for(self._queue[:place], now)
+        engine = self._quickest(job)
+        own = plan.look(job.size, engine, job.deadline)
+        done = own.done
+        if own.opens and not plan.is_empty:
+            # Whoever opens a batch leaves time for as many as wait now to join it. Let in at the last moment it would
+            # run alone, and under too much load all would: at a fraction of the throughput.
+            done = max(done, plan.filled_done(engine, self.waiting_images + job.size))
         if done > job.deadline:
             raise RefusedError(
                 f"no subnet can answer in {1e3 * (job.deadline - now):.3g} ms, {1e3 * (done - now):.3g} ms is the "
@@ -225,35 +155,38 @@ class Scheduler:
                 status=503,
                 retry_after_s=self.retry_after_s(now),
             )
-        for other in self._queue[place:]:
-            done += self._work_s(other, now) / workers
-            if other.deadline < done:
-                raise RefusedError(
-                    "requests that were accepted before would be late; expected a later deadline or less load; "
-                    "try later",
-                    status=503,
-                    retry_after_s=self.retry_after_s(now),
-                )
+        if last:
+            return
+        plan.add(job.size, engine, job.deadline)
+        if not self._in_time(plan, self._queue[place:]):
+            raise RefusedError(
+                "requests that were accepted before would be late; expected a later deadline or less load; try later",
+                status=503,
+                retry_after_s=self.retry_after_s(now),
+            )
 
     def _quickest(self, job: Job) -> int:
         return self.fastest if job.pin is None else job.pin
 
-    def _work_s(self, job: Job, now: float) -> float:
-        """Return a job's share of the batches it will be in, at the least."""
-        return job.size * self._image_s(self._quickest(job), now)
+    def _planned(self, now: float) -> Plan:
+        """Return the plan of the whole queue, each job on the quickest engine that may answer it."""
+        if self._plan is None or not self._plan.holds(self.estimates, max(now, min(self._busy_until))):
+            self._plan = self._plan_for(self._queue, now)
+        return self._plan
 
-    def _image_s(self, engine: int, now: float) -> float:
-        best = self.estimates.best[engine]
-        return self.estimates.seconds(engine, best, now) / best
+    def _plan_for(self, jobs: Iterable[Job], now: float) -> Plan:
+        plan = Plan(self.estimates, self._busy_until, now)
+        for job in jobs:
+            plan.add(job.size, self._quickest(job), job.deadline)
+        return plan
 
-    def _backlog_s(self, now: float) -> float:
-        """Return how long all that waits will take, each on the quickest engine that may answer it."""
-        work_s = sum(images * self._image_s(engine, now) for engine, images in enumerate(self._images) if images)
-        return work_s / len(self._busy_until)
+    def _in_time(self, plan: Plan, jobs: Iterable[Job]) -> bool:
+        """Tell whether these jobs too are in time when they are added to a plan."""
+        return all(plan.add(job.size, self._quickest(job), job.deadline).done <= job.deadline for job in jobs)
 
     def retry_after_s(self, now: float) -> int:
         """Return whole seconds after which all that waits now should be answered, at least 1."""
-        return max(1, math.ceil(max(0.0, min(self._busy_until) - now) + self._backlog_s(now)))
+        return max(1, math.ceil(self._planned(now).end - now))
 
     def cancel(self, job: Job) -> None:
         """Forget a job that still waits; one that runs is answered to nobody."""
@@ -265,6 +198,7 @@ class Scheduler:
     def _remove(self, place: int) -> Job:
         job = self._queue.pop(place)
         self._count_in(job, -1)
+        self._plan = None
         return job
 
     def drop_late(self, now: float) -> list[Job]:
@@ -281,26 +215,68 @@ class Scheduler:
         """Take out the next batch for a worker that is free; None when nothing waits."""
         if not self._queue:
             return None
-        head = self._queue[0]
-        engine = head.pin if head.pin is not None else self._choose(now)
-        jobs: list[Job] = []
-        images, limit, earliest = 0, self.estimates.best[engine], math.inf
-        place = 0
-        while place < len(self._queue):
-            job = self._queue[place]
-            if job.pin is not None and job.pin != engine:
-                place += 1
-                continue
-            earliest = min(earliest, job.deadline)
-            if jobs and (
-                images + job.size > limit or now + self.estimates.seconds(engine, images + job.size, now) > earliest
-            ):
-                break
-            jobs.append(self._remove(place))
-            images += job.size
+        self._busy_until[worker] = now
+        places, engine, images = self._next_batch(now, worker)
+        jobs = [self._queue[place] for place in places]
+        if places[-1] == len(places) - 1:
+            del self._queue[: len(places)]
+        else:
+            taken = set(places)
+            self._queue = [job for place, job in enumerate(self._queue) if place not in taken]
+        for job in jobs:
+            self._count_in(job, -1)
+        self._plan = None
         until = now + self.estimates.seconds(engine, images, now)
         self._busy_until[worker] = until
         return Batch(engine, jobs, images, until)
+
+    def _next_batch(self, now: float, worker: int) -> tuple[list[int], int, int]:
+        """Return the places in the queue of those who go next, the engine, and their images.
+
+        The batch that the plan begins with is taken unless a better one leaves everybody else in time.
+        """
+        head = self._queue[0]
+        if not self._with_deadline:
+            return self._gather(self.top if head.pin is None else head.pin, now)
+        for engine in self.ladder.rungs[:-1] if head.pin is None else (head.pin,):
+            if head.pin is not None or self._meets(engine, now):
+                places, _, images = batch = self._gather(engine, now)
+                plan = Plan(
+                    self.estimates,
+                    (
+                        now + self.estimates.seconds(engine, images, now) if one == worker else busy
+                        for one, busy in enumerate(self._busy_until)
+                    ),
+                    now,
+                )
+                taken = set(places)
+                if self._in_time(plan, (job for place, job in enumerate(self._queue) if place not in taken)):
+                    return batch
+        return self._gather(self._quickest(head), now, as_planned=True)
+
+    def _gather(self, engine: int, now: float, *, as_planned: bool = False) -> tuple[list[int], int, int]:
+        """Return places of jobs that one batch can answer in time, the engine, and their images.
+
+        Args:
+            engine: the one that is to run them.
+            now: the moment it starts.
+            as_planned: join what the plan joins; otherwise jobs that need another engine are passed by, and those
+                that may take any join whichever runs.
+        """
+        places: list[int] = []
+        images, limit, earliest = 0, self.estimates.best[engine], math.inf
+        for place, job in enumerate(self._queue):
+            if as_planned and self._quickest(job) != engine:
+                break
+            if job.pin is not None and job.pin != engine:
+                continue
+            earliest = min(earliest, job.deadline)
+            joined = images + job.size
+            if places and (joined > limit or now + self.estimates.seconds(engine, joined, now) > earliest):
+                break
+            places.append(place)
+            images = joined
+        return places, engine, images
 
     def is_watchful(self, now: float) -> bool:
         """Tell whether requests with deadlines came lately, so that the engines' times matter even while idle."""
@@ -318,31 +294,11 @@ class Scheduler:
     def finished(self, worker: int, now: float) -> None:
         """Note that a worker is free."""
         self._busy_until[worker] = now
-
-    def _choose(self, now: float) -> int:
-        """Return the most accurate engine with which all that waits would meet its goal; else the fastest."""
-        if not self._with_deadline:
-            return self.top
-        for engine in self.ladder.rungs[:-1]:
-            if self._meets(engine, now):
-                return engine
-        return self.fastest
+        self._plan = None
 
     def _meets(self, engine: int, now: float) -> bool:
         """Tell whether the whole queue, run on one engine from now on, would be answered by its goals."""
-        estimates, workers = self.estimates, len(self._busy_until)
-        limit = estimates.best[engine]
-        done, images, soonest = now, 0, math.inf
-        for job in self._queue:
-            if job.pin is not None and job.pin != engine:
-                done += self._work_s(job, now) / workers
-                continue
-            joined_s = estimates.seconds(engine, images + job.size, now)
-            if images and (images + job.size > limit or done + joined_s > min(soonest, job.goal)):
-                done += estimates.seconds(engine, images, now) / workers
-                if done > soonest:
-                    return False
-                images, soonest = 0, math.inf
-            images += job.size
-            soonest = min(soonest, job.goal)
-        return done + estimates.seconds(engine, images, now) <= soonest
+        plan = Plan(self.estimates, self._busy_until, now)
+        return all(
+            plan.add(job.size, engine if job.pin is None else job.pin, job.goal).done <= job.goal for job in self._queue
+        )

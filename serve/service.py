@@ -31,9 +31,10 @@ from deps.serve.family import (
     give_back_memory,
     open_family,
 )
+from deps.serve.jobs import Job, Reply
 from deps.serve.refusals import RefusedError
 from deps.serve.runner import Runner
-from deps.serve.scheduler import DEFAULT_QUEUE_IMAGES, Job, Ladder, Reply, Scheduler
+from deps.serve.scheduler import DEFAULT_QUEUE_IMAGES, Ladder, Scheduler
 from deps.serve.staging import Staging
 
 ANSWER_S = 0.001

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deps.serve.estimates import Estimates
+from deps.serve.jobs import Job
 from deps.serve.refusals import RefusedError
-from deps.serve.scheduler import Job, Ladder, Scheduler
+from deps.serve.scheduler import Ladder, Scheduler
 
 ONE = np.zeros((1, 1, 1, 1), np.float32)
 
@@ -145,24 +147,60 @@ def test_idle_engine_is_looked_at_again_after_it_refused():
     assert len(scheduler) == 1
 
 
-@given(data=st.data())
-def test_whatever_was_let_in_is_answered_in_time_if_batches_take_what_is_expected(data: st.DataObject):
-    """The promise of admission, for any arrivals, deadlines and sizes."""
-    scheduler = family(max_queue_images=64)
-    now, free_at, promised, answered = 0.0, 0.0, 0, 0
+class Replay:
+    """Workers that take exactly what is expected, and a count of who was answered in time."""
+
+    def __init__(self, scheduler: Scheduler, workers: int = 1) -> None:
+        self.scheduler = scheduler
+        self.free = [0.0] * workers
+        self.let_in = self.in_time = self.answered = 0
+
+    def run_until(self, now: float) -> None:
+        """Let the workers take what waits, each when it is free, up to this moment."""
+        while len(self.scheduler):
+            worker = min(range(len(self.free)), key=self.free.__getitem__)
+            if self.free[worker] > now:
+                return
+            batch = self.scheduler.take(self.free[worker], worker)
+            assert batch is not None
+            self.free[worker] = batch.until
+            self.answered += len(batch.jobs)
+            self.in_time += sum(batch.until <= one.deadline + 1e-9 for one in batch.jobs)
+        self.free = [max(now, one) for one in self.free]
+
+    def ask(self, one: Job) -> None:
+        """Let a request arrive."""
+        self.run_until(one.arrival)
+        with contextlib.suppress(RefusedError):
+            self.scheduler.admit(one, one.arrival)
+            self.let_in += 1
+
+
+@settings(max_examples=60)
+@given(data=st.data(), workers=st.integers(1, 2))
+def test_whatever_was_let_in_is_answered_in_time_if_batches_take_what_is_expected(data: st.DataObject, workers: int):
+    """The promise of admission, for any arrivals, deadlines, sizes and pins."""
+    replay = Replay(family(max_queue_images=64, workers=workers), workers)
+    now = 0.0
     for _ in range(data.draw(st.integers(1, 40))):
         now += data.draw(st.floats(0, 0.03))
-        while free_at <= now and (batch := scheduler.take(free_at)) is not None:
-            free_at = batch.until
-            answered += sum(free_at <= one.deadline + 1e-9 for one in batch.jobs)
-        free_at = max(free_at, now)
-        try:
-            scheduler.admit(job(arrival=now, deadline=now + data.draw(st.sampled_from([0.02, 0.1, 0.3]))), now)
-            promised += 1
-        except RefusedError as refusal:
-            assert refusal.status == 503  # noqa: PT017
-    while (batch := scheduler.take(free_at)) is not None:
-        free_at = batch.until
-        answered += sum(free_at <= one.deadline + 1e-9 for one in batch.jobs)
-    assert answered == promised
-    assert scheduler.waiting_images == 0
+        wait_s = data.draw(st.sampled_from([0.02, 0.1, 0.3, math.inf]))
+        size, pin = data.draw(st.integers(1, 3)), data.draw(st.sampled_from([None, None, 0, 1]))
+        replay.ask(job(arrival=now, deadline=now + wait_s, size=size, pin=pin))
+    replay.run_until(math.inf)
+    assert replay.answered == replay.in_time == replay.let_in
+    assert replay.scheduler.waiting_images == 0
+
+
+@pytest.mark.parametrize("wait_s", [0.05, 0.1, 0.5])
+def test_too_much_load_is_answered_in_full_batches(wait_s: float):
+    """Those let in at the last moment must not break the batches up: then the throughput would be a fraction."""
+    scheduler = family()
+    capacity = 4 / (QUICK[4] * SPREAD)
+    replay, rng, now = Replay(scheduler), np.random.default_rng(0), 0.0
+    while now < 20:
+        now += rng.exponential(1 / (3 * capacity))
+        replay.ask(job(arrival=now, deadline=now + wait_s))
+    replay.run_until(math.inf)
+    assert replay.in_time == replay.let_in
+    assert replay.in_time >= 0.95 * capacity * 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +114,9 @@ def test_counts_tell_who_did_what(service: Service, images):
     assert after["large"]["images"] == before["large"]["images"]
     assert after["small"]["batches"][3][0] == before["small"]["batches"].get(3, (0, 0))[0] + 1
     assert service.stats()["queue_images"] == 0
+    until = time.monotonic() + 5
+    while not heard and time.monotonic() < until:  # who listens is told after the answer has gone
+        time.sleep(0.001)
     assert heard == [("small", 3)]
 
 
