@@ -1,7 +1,8 @@
 """A depthwise convolution whose weight gradient is quick on a processor.
 
 Relies on the gradient of a filter being itself a convolution, of the input with the gradient of the output. torch's own
-CPU kernel for it is 10 to 50 times slower for kernels of 5 and 7 than for 3; it was most of a training step.
+CPU kernel for it is 10 to 50 times slower for kernels of 5 and 7 than for 3, and for those of 3 on maps smaller than
+the kernel; it was most of a training step.
 
 Shape suffixes: N images, C channels, H and W pixels, h and w pixels of the output, k kernel.
 """
@@ -24,7 +25,8 @@ class DepthwiseConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """Return what ``nn.Conv2d`` returns."""
         kernel = self.weight.shape[-1]
-        if kernel > 3 and self.training and input.device.type == "cpu" and torch.is_grad_enabled():
+        is_slow = input.device.type == "cpu" and (kernel > 3 or (kernel == 3 and min(input.shape[2:]) < 3))
+        if is_slow and self.training and torch.is_grad_enabled():
             assert isinstance(self.padding, tuple)
             y: Tensor = _Depthwise.apply(input, self.weight, self.stride[0], self.padding[0])
             return y

@@ -50,6 +50,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if wanted else None
 
 
-def memory_format(device: torch.device) -> torch.memory_format:
-    """Return the layout of images and maps that is fast on a device."""
-    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+def memory_format(device: torch.device, layout: str = "auto") -> torch.memory_format:
+    """Return the layout of images and maps: the one asked for, or with auto the one that is fast on a device."""
+    is_last = layout == "channels-last" or (layout == "auto" and device.type == "cuda")
+    return torch.channels_last if is_last else torch.contiguous_format

@@ -186,7 +186,7 @@ class _Training:
             recipe,
             ranks=ranks,
             autocast=autocast_dtype(recipe.precision, device),
-            memory_format=memory_format(device),
+            memory_format=memory_format(device, recipe.layout),
         )
         self.steps = recipe.epochs * self.steps_per_epoch
         self.method = method_of(self.supernet.space, recipe, self.steps_per_epoch)

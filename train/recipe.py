@@ -144,6 +144,9 @@ class Recipe:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Type of convolutions and products: bf16, fp32, or auto, which is bf16 on GPUs that have it and fp32 elsewhere."""
 
+    layout: Literal["auto", "channels-first", "channels-last"] = "auto"
+    """Order of a map's numbers in memory: auto is channels-last on GPUs and channels-first on processors."""
+
     epsilon_shape: Literal["linear", "cosine", "constant"] = "linear"
     """How the subnets' learning rate rises during the ramp; constant keeps ε at 1 from the start."""
 

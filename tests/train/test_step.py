@@ -14,6 +14,7 @@ from deps.supernet import ArchSpec, Supernet, get_space
 from deps.supernet.sorting import channel_orders, reorder
 from deps.supernet.supernet import is_statistic
 from deps.train.datasets import load_data
+from deps.train.device import memory_format
 from deps.train.losses import distill_loss, label_loss
 from deps.train.methods import Share, StepPlan, method_of
 from deps.train.methods.compofa import draw_compound
@@ -339,3 +340,18 @@ def test_shares_that_count_for_nothing_change_nothing():
     assert seen == [0, 1, 2]
     for name, tensor in alone.supernet.tensors.items():
         assert torch.equal(tensor, watched.supernet.tensors[name]), name
+
+
+def test_either_layout_gives_the_same_step():
+    """``layout`` is about speed alone."""
+    x, labels = batch()
+    weights = []
+    for layout in ("channels-first", "channels-last"):
+        learner = Learner.create(
+            Supernet.create(SPACE, seed=1), RECIPE, memory_format=memory_format(torch.device("cpu"), layout)
+        )
+        train_step(learner, sandwich_plan(0.5), x, labels)
+        weights.append(learner.parameters)
+    assert memory_format(torch.device("cpu"), "channels-last") == torch.channels_last
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-4, atol=1e-5, msg=name)
