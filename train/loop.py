@@ -6,6 +6,7 @@ Relies on a method saying what happens in a step, and on ``train_step`` doing it
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -188,7 +189,7 @@ class _Training:
             autocast=autocast_dtype(recipe.precision, device),
             memory_format=memory_format(device, recipe.layout),
         )
-        self.steps = recipe.epochs * self.steps_per_epoch
+        self.steps = recipe.steps(self.steps_per_epoch)
         self.method = method_of(self.supernet.space, recipe, self.steps_per_epoch)
         self.teacher: Supernet | None = None
         self.step = 0
@@ -255,7 +256,7 @@ class _Training:
                     raise
                 plan = self.method.plan(self.step)
                 self._train_one_step(plan, x_NCHW, labels_N)
-                is_last = self.step % self.steps_per_epoch == 0
+                is_last = self.step % self.steps_per_epoch == 0 or self.step == self.steps
                 has_stopped = self.record.stops() if self.ranks.size > 1 else self.stop.is_requested
                 if is_last or has_stopped or self.record.is_due(self.step):
                     self._look(bar, plan)
@@ -305,12 +306,12 @@ class _Training:
             )
 
     def _end_epoch(self, log: MetricsLog | None, plan: StepPlan) -> None:
-        epoch = self.step // self.steps_per_epoch
+        epoch = math.ceil(self.step / self.steps_per_epoch)
         record: dict[str, Any] = {"epoch": epoch, "step": self.step, "lr": plan.lr, "epsilon": plan.epsilon}
         record |= self.record.losses()
-        images = self.steps_per_epoch * self.recipe.batch_size
+        images = (self.step - (epoch - 1) * self.steps_per_epoch) * self.recipe.batch_size
         record[f"train_top1/{plan.shares[0].role}"] = self.record.right / images
-        watched = {role: self._validate(arch) for role, arch in self._watched(epoch)}
+        watched = {role: self._validate(arch) for role, arch in self._watched()}
         record |= {f"validation_top1/{role}": figure for role, figure in watched.items()}
         record["images_per_second"] = round(self.step * self.recipe.batch_size / self.seconds, 1)
         record["seconds"] = round(self.seconds, 2)
@@ -327,10 +328,10 @@ class _Training:
         if not self.story.is_terminal or epoch == self.recipe.epochs:
             self.story.say(self._line(record))
 
-    def _watched(self, epoch: int) -> list[tuple[str, ArchSpec]]:
+    def _watched(self) -> list[tuple[str, ArchSpec]]:
         space = self.supernet.space
         watched = [("largest", ArchSpec.largest(space))]
-        if epoch * self.steps_per_epoch > self.method.shrink_start:
+        if self.step > self.method.shrink_start:
             watched.append(("smallest", ArchSpec.smallest(space)))
         return watched
 

@@ -54,6 +54,9 @@ class Recipe:
     epochs: int
     """Passes over the training images."""
 
+    last_epoch: float = 1.0
+    """Share of the last epoch that is trained, so that methods can be given the same cost; the schedule ends there."""
+
     batch_size: int
     """Images a step."""
 
@@ -169,6 +172,7 @@ class Recipe:
             if isinstance(value, float):
                 require(math.isfinite(value), field.name, "a finite number")
         require(self.epochs >= 1, "epochs", "at least 1")
+        require(0 < self.last_epoch <= 1, "last_epoch", "above 0 and at most 1")
         require(self.batch_size >= 2, "batch_size", "at least 2, since BatchNorm needs two images")
         require(self.lr > 0, "lr", "a positive number")
         require(self.lr_warmup >= 0, "lr_warmup", "0 or more epochs")
@@ -211,6 +215,10 @@ class Recipe:
             self.search_space()
         except SpaceError as error:
             raise RecipeError(f"recipe {self.name}: {error}") from error
+
+    def steps(self, steps_per_epoch: int) -> int:
+        """Return the number of optimizer steps of the whole training, at least 1."""
+        return max(1, round((self.epochs - 1 + self.last_epoch) * steps_per_epoch))
 
     def search_space(self, num_classes: int | None = None) -> SearchSpace:
         """Return the space that is trained: the named one, restricted to the choices asked for.

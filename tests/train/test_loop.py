@@ -19,6 +19,7 @@ from deps.supernet import ArchSpec, Supernet
 from deps.train import loop
 from deps.train.cli import main
 from deps.train.loop import TrainConfig, train
+from deps.train.methods import method_of
 from deps.train.metrics import read_metrics
 from deps.train.run import newest_run, open_run
 
@@ -140,6 +141,25 @@ def test_ctrl_c_saves_the_middle_of_an_epoch(fork_server: ForkServer, finished_r
     assert main(tiny_flags(out, "--resume")) == 0
     assert weights(out) == weights(finished_run)
     assert metrics(out) == metrics(finished_run)
+
+
+@pytest.mark.parametrize("method", ["deps", "ofa"])
+def test_a_last_epoch_can_be_cut_short(tmp_path: Path, method: str, capsys):
+    """Two and a half epochs of four steps: the schedule ends after ten, and the half epoch has its line."""
+    out = tmp_path / "cut"
+    flags = tiny_flags(out, "--last-epoch", "0.5", "--method", method, "--keep-checkpoints", "9")
+    assert main(flags) == 0
+    records = read_metrics(out)
+    assert [(record["epoch"], record["step"]) for record in records] == [(1, 4), (2, 8), (3, 10)]
+    assert all(0 <= v <= 1 for record in records for k, v in record.items() if k.startswith("train_top1"))
+    results = json.loads((out / "results.json").read_text())
+    assert results["steps"] == 10
+    assert max(results["cost"]["images"].values()) <= 2 * 160
+    recipe = tiny_recipe(last_epoch=0.5, method=method)
+    plans = [method_of(recipe.search_space(10), recipe, 4).plan(step) for step in range(10)]
+    assert plans[-1].lr < min(plan.lr for plan in plans[:-1])
+    assert main(tiny_flags(out, "--method", method, "--resume")) == 4
+    assert "last_epoch 0.5 there and 1.0 now" in capsys.readouterr().err
 
 
 def test_the_newest_checkpoints_and_the_best_supernet_are_kept(finished_run: Path, tmp_path: Path):

@@ -30,7 +30,7 @@ class BigNAS:
         """Return what happens in one step, counted from 0."""
         lr = cosine_lr(
             step,
-            steps=self.recipe.epochs * self.steps_per_epoch,
+            steps=self.recipe.steps(self.steps_per_epoch),
             lr=self.recipe.lr,
             warmup_steps=self.recipe.lr_warmup * self.steps_per_epoch,
         )

@@ -30,7 +30,7 @@ class Deps:
     def plan(self, step: int) -> StepPlan:
         """Return what happens in one step, counted from 0."""
         recipe = self.recipe
-        steps = recipe.epochs * self.steps_per_epoch
+        steps = recipe.steps(self.steps_per_epoch)
         start = self.shrink_start
         warmup_steps = recipe.lr_warmup * self.steps_per_epoch
         lr = cosine_lr(step, steps=steps, lr=recipe.lr, warmup_steps=warmup_steps)

@@ -49,7 +49,7 @@ class Phased:
     def __init__(self, space: SearchSpace, recipe: Recipe, steps_per_epoch: int, phases: list[Phase]) -> None:
         assert phases[0].subnets == 0
         self.space, self.recipe, self.phases = space, recipe, phases
-        self.steps = recipe.epochs * steps_per_epoch
+        self.steps = recipe.steps(steps_per_epoch)
         published = np.cumsum([phase.epochs for phase in phases])
         self.ends = [round(self.steps * float(end / published[-1])) for end in published]
         """For each phase the first step that is no longer of it."""
