@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,12 @@ from deps.serve.manifest import ModelFile
 from deps.serve.targets import get_target
 
 START_BUDGET_S = 0.25
-"""Time at the start for measuring batches of a whole family, beyond the first image of each subnet."""
+"""Time at the start for measuring batches of a whole family, beyond the first images of each subnet."""
+
+# Batches of so many images are tried whatever they take: without, a slow machine would never join any. The largest one
+# that is tried is chosen so that it runs once to take its memory, and twice with all smaller ones to be timed.
+_LEAST_TRIED = 4
+_PASSES = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +147,7 @@ def first_curve(member: Member, timed: Callable[[int], float], budget_s: float) 
     Args:
         member: the engine; it is run through ``timed`` only.
         timed: runs a batch of so many blank images where it will run later, and returns its seconds.
-        budget_s: no further batch is begun once the batches took this long.
+        budget_s: no further round is begun once half of it is spent.
 
     Returns:
         Seconds for 0, 1, 2, … images up to the largest batch.
@@ -151,18 +157,23 @@ def first_curve(member: Member, timed: Callable[[int], float], budget_s: float) 
         timed(images)
     if len(engine.warm_up_batches) > 1:  # it pads every batch to one of these
         return padded_curve({images: min(timed(images), timed(images)) for images in engine.warm_up_batches})
-    measured = {1: min(timed(1), timed(1))}
-    spent = 0.0
+    one_s = min(timed(1), timed(1))
     told = member.told_ms()
     if 1 in told:
         # The shape of the curve belongs to the model, its height to this machine.
-        height = measured[1] / told[1]
-        return filled_curve({images: height * ms for images, ms in told.items()}, engine.max_batch)
-    images = 2
-    while images <= engine.max_batch and spent + 2 * measured[images // 2] <= budget_s:
-        measured[images] = timed(images)
-        spent += measured[images]
-        images *= 2
+        return filled_curve({images: one_s / told[1] * ms for images, ms in told.items()}, engine.max_batch)
+    largest = 1
+    while 2 * largest <= min(engine.max_batch, max(_LEAST_TRIED, budget_s / (_PASSES * one_s))):
+        largest *= 2
+    timed(largest)  # it takes memory that the system has to find first, and is slower than it will ever be again
+    sizes = [1 << power for power in range(largest.bit_length())]
+    measured = dict.fromkeys(sizes, math.inf)
+    spent_s = 0.0
+    while not spent_s or spent_s * 2 <= budget_s:
+        for images in sizes:
+            seconds = timed(images)
+            measured[images] = min(measured[images], seconds)
+            spent_s += seconds
     return filled_curve(measured, engine.max_batch)
 
 
