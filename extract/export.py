@@ -16,6 +16,7 @@ from onnx import helper
 
 from deps.extract.calibration import Calibration, observe
 from deps.extract.images import Images
+from deps.extract.parallel import map_in_threads
 from deps.extract.precision import PRECISIONS, SCHEMES, as_shipped
 from deps.extract.repair import Quantized, plain, repair
 from deps.extract.verify import Agreement, Batches, Candidate, Judgement, judge, top1_of
@@ -120,14 +121,17 @@ def export_family(
     Raises:
         ExportError: an fp32 graph does not compute what its subnet computes; nothing can be shipped then.
     """
-    images: dict[int, Images] = {}
-    exports = []
-    for subnet in story.track(subnets, "exporting", total=len(subnets), unit="subnet"):
-        resolution = subnet.arch.resolution
-        if resolution not in images:
-            images[resolution] = Images(data, resolution, seed=seed, members=len(subnets), judged=judged)
-        exports.append(_Exporter(subnet, images[resolution], max_drop, story).run())
-    return exports
+    images = {
+        resolution: Images(data, resolution, seed=seed, members=len(subnets), judged=judged)
+        for resolution in dict.fromkeys(subnet.arch.resolution for subnet in subnets)
+    }
+
+    def written(subnet: Subnet) -> _Exporter:
+        return _Exporter(subnet, images[subnet.arch.resolution], max_drop, story)
+
+    # While one is judged the next is written, since either leaves a core idle now and then.
+    exporters = map_in_threads(written, subnets, workers=1)
+    return [each.judged() for each in story.track(exporters, "exporting", total=len(subnets), unit="subnet")]
 
 
 class _Made(NamedTuple):
@@ -138,24 +142,37 @@ class _Made(NamedTuple):
 
 
 class _Exporter:
-    """One subnet on its way to four files."""
+    """One subnet in four files, written and opened, and on its way to be judged."""
 
     def __init__(self, subnet: Subnet, images: Images, max_drop: float, story: Story) -> None:
+        """Write the files; those that could not be made keep the reason.
+
+        Raises:
+            ExportError: the fp32 graph could not be made, or onnxruntime cannot load one of the graphs.
+        """
         self._subnet, self._images, self._max_drop, self._story = subnet, images, max_drop, story
         state = {name: tensor.numpy() for name, tensor in subnet.network.state_dict().items()}
         self._original = onnx_from_subnet(plan(subnet.space, subnet.arch), state, eps=subnet.space.norm_eps)
         self._calibration: Calibration | None = None
-
-    def run(self) -> Exports:
-        made: dict[Precision, _Made] = {}
-        failed: dict[Precision, str] = {}
+        self._made: dict[Precision, _Made] = {}
+        self._failed: dict[Precision, str] = {}
         for precision in PRECISIONS:
             try:
-                made[precision] = self._make(precision)
+                self._made[precision] = self._make(precision)
             except ExportError as error:
                 if precision == "fp32":
                     raise
-                failed[precision] = str(error)
+                self._failed[precision] = str(error)
+        for entry in self._made.values():
+            entry.candidate.open()
+
+    def judged(self) -> Exports:
+        """Run the files, repair what loses too much, and return them with what was found.
+
+        Raises:
+            ExportError: the fp32 graph does not compute what the subnet computes.
+        """
+        made = self._made
         judged = self._judge(made, self._images.validation)
         reference = judged.agreements["fp32"].top1
         for precision, entry in list(made.items()):
@@ -169,8 +186,8 @@ class _Exporter:
         test = self._judge(made, self._images.test)
         entries = []
         for precision in PRECISIONS:
-            if precision in failed:
-                entries.append(Export(precision, b"", None, None, None, failed[precision]))
+            if precision in self._failed:
+                entries.append(Export(precision, b"", None, None, None, self._failed[precision]))
                 continue
             agreement = judged.agreements[precision]
             entries.append(self._export(precision, made[precision], agreement, test.agreements[precision], reference))
@@ -186,12 +203,12 @@ class _Exporter:
             if self._calibration is None:
                 self._calibration = observe(self._original, self._images.calibration)
             return self._finished(precision, plain(self._original, self._calibration, SCHEMES[precision]))
-        return _Made(Candidate(self._signed(self._original, precision)), None)
+        return _Made(Candidate(self._signed(self._original, precision), precision), None)
 
     def _finished(self, precision: Precision, quantized: Quantized) -> _Made:
         """Return the file of an int8 graph."""
         twin = quantized.model if precision == "trt-int8" else None
-        return _Made(Candidate(self._signed(quantized.model, precision), twin), quantized)
+        return _Made(Candidate(self._signed(quantized.model, precision), precision, twin), quantized)
 
     def _signed(self, graph: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
         """Return what is shipped of a graph, with its origin in it."""
@@ -200,8 +217,9 @@ class _Exporter:
         return model
 
     def _judge(self, made: Mapping[Precision, _Made], batches: Batches) -> Judgement:
-        candidates: dict[Precision, Candidate] = {precision: entry.candidate for precision, entry in made.items()}
-        return judge(candidates, self._subnet.network, batches, compared=self._images.compared)
+        return judge(
+            [entry.candidate for entry in made.values()], self._subnet.network, batches, compared=self._images.compared
+        )
 
     def _repair(self, precision: Precision, first: Quantized, reference: float) -> Quantized:
         assert self._calibration is not None

@@ -6,6 +6,7 @@ result: ``verify.py`` runs every graph and compares.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Sequence
 from typing import Any, cast
@@ -35,12 +36,16 @@ SCHEMES: dict[Precision, Scheme] = {"trt-int8": TENSORRT, "cpu-int8": PROCESSOR}
 """How each int8 precision quantises."""
 
 
+_ONE_AT_A_TIME = threading.Lock()
+
+
 def half(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the graph in fp16, inputs and outputs excepted; the original stays as it is."""
     float16 = require("onnxconverter_common.float16", "compile")
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    with warnings.catch_warnings():
+    # What is caught is caught for all threads.
+    with _ONE_AT_A_TIME, warnings.catch_warnings():
         # It tells of every weight below 1e-7, which nobody can act on; what is lost shows when the graph is run.
         warnings.simplefilter("ignore")
         try:

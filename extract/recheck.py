@@ -184,12 +184,13 @@ class _Checker:
         if self._images is None or "fp32" not in loaded:
             return None
         network = self._network(subnet)
-        candidates: dict[Precision, Candidate] = {precision: Candidate(model) for precision, model in loaded.items()}
+        candidates = {precision: Candidate(model, precision) for precision, model in loaded.items()}
+        graphs = list(candidates.values())
         splits = (self._images.validation, self._images.test)
         if network is None:
-            first, second = (compare_graphs(candidates, loaded["fp32"], split) for split in splits)
+            first, second = (compare_graphs(graphs, candidates["fp32"].session, split) for split in splits)
         else:
-            first, second = (judge(candidates, network, split, compared=self._images.compared) for split in splits)
+            first, second = (judge(graphs, network, split, compared=self._images.compared) for split in splits)
         return first, second
 
     def _network(self, subnet: SubnetEntry) -> Network | None:

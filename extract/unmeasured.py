@@ -51,7 +51,7 @@ def _exported(subnet: Subnet, noise: ImageData) -> Exports:
     for each in made:
         helper.set_model_props(each.model, {**subnet.metadata, "deps.precision": each.precision})
     batches = noise.test.batches(4, resolution=subnet.arch.resolution)
-    judged = judge({each.precision: Candidate(each.model) for each in made}, subnet.network, batches).agreements
+    judged = judge([Candidate(each.model, each.precision) for each in made], subnet.network, batches).agreements
     entries = [_entry(each, judged[each.precision]) for each in reversed(made)]
     if not entries[0].is_shipped:
         raise ExportError(

@@ -6,8 +6,9 @@ so a graph that is meant for TensorRT runs here with its quantise and dequantise
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -67,14 +68,30 @@ class Session:
         return cast("NDArray[Any]", self._session.run(None, {INPUT: np.ascontiguousarray(x_NCHW)})[0])
 
 
-class Candidate(NamedTuple):
-    """A graph that is judged."""
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A graph that is judged; it is opened once, for however many splits it answers."""
 
     model: onnx.ModelProto
+    precision: Precision
 
     twin: onnx.ModelProto | None = None
     """The same in float32 arithmetic, which answers in its place where torch answers no more: the processor has no
     kernels for quantising fp16, and takes three times as long."""
+
+    def open(self) -> tuple[Session, Session]:
+        """Return what answers beside torch, and what answers where torch answers no more."""
+        return self.session, self.stand_in
+
+    @cached_property
+    def session(self) -> Session:
+        """The graph itself, opened."""
+        return Session(self.model, self.precision)
+
+    @cached_property
+    def stand_in(self) -> Session:
+        """What answers where torch answers no more."""
+        return self.session if self.twin is None else Session(self.twin, self.precision)
 
 
 class Judgement(NamedTuple):
@@ -92,16 +109,16 @@ def compare(model: onnx.ModelProto, precision: Precision, subnet: nn.Module, bat
         ExportError: the graph is not valid, or onnxruntime cannot load it.
         DataError: there was no image.
     """
-    return judge({precision: Candidate(model)}, subnet, batches).agreements[precision]
+    return judge([Candidate(model, precision)], subnet, batches).agreements[precision]
 
 
 def judge(
-    candidates: Mapping[Precision, Candidate], subnet: nn.Module, batches: Batches, *, compared: int | None = None
+    candidates: Sequence[Candidate], subnet: nn.Module, batches: Batches, *, compared: int | None = None
 ) -> Judgement:
     """Run several graphs on the same images, and the torch subnet on the first of them.
 
     Args:
-        candidates: the graphs.
+        candidates: the graphs, each of another precision.
         subnet: in evaluation mode.
         batches: images and labels, gone through once.
         compared: torch answers batches until so many images are done; None means all.
@@ -110,25 +127,14 @@ def judge(
         ExportError: a graph is not valid, or onnxruntime cannot load it.
         DataError: there was no image.
     """
-    sessions: dict[Precision, Session] = {
-        name: Session(candidate.model, name) for name, candidate in candidates.items()
-    }
-    twins = {
-        name: open_session(candidate.twin, f"{name} twin", is_literal=True, num_threads=1)
-        for name, candidate in candidates.items()
-        if candidate.twin is not None
-    }
+    # Opened here, so that two threads do not open one graph twice.
+    opened: dict[Precision, tuple[Session, Session]] = {each.precision: each.open() for each in candidates}
 
     def answer(batch: _Batch) -> dict[Precision, NDArray[Any]]:
-        answers: dict[Precision, NDArray[Any]] = {}
-        for name, session in sessions.items():
-            if batch.expected_NV is None and name in twins:
-                answers[name] = twins[name].run(None, {INPUT: batch.x_NCHW})[0]
-            else:
-                answers[name] = session(batch.x_NCHW)
-        return answers
+        is_compared = batch.expected_NV is not None
+        return {name: (own if is_compared else other)(batch.x_NCHW) for name, (own, other) in opened.items()}
 
-    tallies: dict[Precision, _Tally] = {name: _Tally(name) for name in candidates}
+    tallies: dict[Precision, _Tally] = {name: _Tally(name) for name in opened}
     torch_right = torch_images = 0
     for batch, answers in map_in_threads(lambda b: (b, answer(b)), _with_torch(subnet, batches, compared)):
         for name, found_NV in answers.items():
@@ -211,9 +217,7 @@ def top1_of(model: onnx.ModelProto, precision: Precision, batches: Batches) -> f
     return sum(hits for hits, _ in counts) / sum(images for _, images in counts)
 
 
-def compare_graphs(
-    candidates: Mapping[Precision, Candidate], reference: onnx.ModelProto, batches: Batches
-) -> Judgement:
+def compare_graphs(candidates: Sequence[Candidate], reference: Session, batches: Batches) -> Judgement:
     """Run several graphs on the same images, with the fp32 graph in torch's place.
 
     Raises:
@@ -224,11 +228,7 @@ def compare_graphs(
     class Stand(nn.Module):
         """Answers as torch would, through onnxruntime."""
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.session = Session(reference, "fp32")
-
         def forward(self, x_NCHW: Tensor) -> Tensor:
-            return torch.from_numpy(self.session(x_NCHW.numpy()))
+            return torch.from_numpy(reference(x_NCHW.numpy()))
 
     return judge(candidates, Stand(), batches)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from deps.extract import calibration, verify
 from deps.extract.export import Subnet, export_family
 from deps.extract.verify import TOLERANCE, Session, compare
 from deps.ground.console import Story
@@ -101,6 +102,21 @@ def test_members_of_a_family_are_exported_as_they_are_alone(run, digits, smalles
     for member in family:
         assert [entry.content for entry in member.entries] == [entry.content for entry in exports.entries]
         assert {entry.validation.images for entry in member.entries} == {20}
+
+
+def test_a_graph_is_opened_once_for_all_that_it_answers(run, digits, smallest, evaluator, monkeypatch):
+    """Opening costs as much as ten photos, and a family has forty files: one for each, its ranges, and one twin."""
+    opened, real = [], verify.open_session
+
+    def counted(model, what, **settings):
+        opened.append(what)
+        return real(model, what, **settings)
+
+    monkeypatch.setattr(verify, "open_session", counted)
+    monkeypatch.setattr(calibration, "open_session", counted)
+    one = Subnet(digits, smallest, evaluator.subnet(smallest), {})
+    export_family([one, one], run.data(), QUIET, max_drop=100.0, seed=0, judged=20)
+    assert sorted(opened) == sorted(2 * ["calibration", "fp32", "fp16", "trt-int8", "trt-int8", "cpu-int8"])
 
 
 def test_a_graph_that_computes_something_else_is_caught(exports, run, evaluator, smallest):
