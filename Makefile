@@ -27,7 +27,7 @@ $(BIN)/python:
 
 $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo 'installing deps with torch into $(VENV) (about 6 GB, a few minutes)'
-	$(PIP) --editable '.[compile,tensorrt-rtx]'
+	$(PIP) --editable '.[compile,tensorboard,tensorrt-rtx]'
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed

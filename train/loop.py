@@ -231,7 +231,9 @@ class _Training:
             bar = stack.enter_context(TrainingBar(self.story, self.steps, self.step, self.recipe.batch_size))
             log: MetricsLog | None = None
             if self.ranks.is_first:
-                log = stack.enter_context(MetricsLog(self.folder, length=self.metrics_bytes, step=self.step))
+                log = stack.enter_context(
+                    MetricsLog(self.folder, self.story, length=self.metrics_bytes, step=self.step)
+                )
             self._train(bar, log)
         return self._finish()
 

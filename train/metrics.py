@@ -1,4 +1,4 @@
-"""What a run records an epoch: a line of JSON, and the same numbers for TensorBoard.
+"""What a run records an epoch: a line of JSON, and the same numbers for TensorBoard where that is installed.
 
 Relies on a checkpoint knowing how long the file was, so that a resumed run neither loses nor repeats a line.
 """
@@ -11,23 +11,35 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from deps.ground.errors import FileError
+from deps.ground.console import Story, require
+from deps.ground.errors import FileError, MissingExtraError
 from deps.train.run import METRICS, TENSORBOARD
 
 
 class MetricsLog:
     """Appends to ``metrics.jsonl`` and to TensorBoard's event files."""
 
-    def __init__(self, folder: Path, *, length: int, step: int) -> None:
-        """Open the log of ``folder``, cut to the ``length`` in bytes that it had after ``step`` steps."""
-        # Imported here: it takes a second, and reading a run does not need it.
-        from torch.utils.tensorboard.writer import SummaryWriter
+    def __init__(self, folder: Path, story: Story, *, length: int, step: int) -> None:
+        """Open the log of ``folder``, cut to the ``length`` in bytes that it had after ``step`` steps.
 
-        self.path = folder / METRICS
+        Args:
+            folder: of the run.
+            story: told where TensorBoard is not installed.
+            length: of the file in bytes.
+            step: steps done.
+        """
+        self.path, self.board = folder / METRICS, None
+        try:
+            # Imported here: it takes a second, and reading a run does not need it.
+            writer = require("torch.utils.tensorboard.writer", "tensorboard")
+        except MissingExtraError as error:
+            story.say(f"curves stand in {self.path} alone, not in TensorBoard: {error}")
+            writer = None
         try:
             self.file = self.path.open("ab")
             self.file.truncate(length)
-            self.board = SummaryWriter(str(folder / TENSORBOARD), purge_step=step)
+            if writer is not None:
+                self.board = writer.SummaryWriter(str(folder / TENSORBOARD), purge_step=step)
         except OSError as error:
             raise FileError(f"cannot write {self.path}: {(error.strerror or str(error)).lower()}") from error
 
@@ -38,7 +50,8 @@ class MetricsLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.file.close()
-        self.board.close()
+        if self.board is not None:
+            self.board.close()
 
     def append(self, step: int, record: dict[str, Any]) -> None:
         """Write one record; numbers also go to TensorBoard.
@@ -54,6 +67,8 @@ class MetricsLog:
             raise FileError(
                 f"cannot write {self.path}: {error.strerror or error}; mend that and continue with --resume"
             ) from error
+        if self.board is None:
+            return
         for name, value in record.items():
             if isinstance(value, float) and name != "seconds":
                 self.board.add_scalar(name, value, step)

@@ -2,7 +2,7 @@
 
     recipe.json            the resolved recipe, with commit, versions and machine
     metrics.jsonl          one JSON object an epoch
-    tensorboard/           the same as event files
+    tensorboard/           the same as event files, where TensorBoard is installed
     checkpoints/           the newest training states
     pictures.json          what was found in the pictures of a folder: statistics, and that all can be opened
     best/                  the supernet of the epoch with the best watched figure, a run folder of its own
