@@ -81,12 +81,13 @@ class CostAccount:
             self.images["teacher"] += batch_size
             self._pending.append((ArchSpec.largest(self.space, plan.shares[0].arch.resolution), batch_size))
 
-    def total(self, ranks: Ranks, seconds: float) -> Cost:
+    def total(self, ranks: Ranks, seconds: float, *, is_cut_off: bool = False) -> Cost:
         """Return the account up to now; all ranks must ask together.
 
         Args:
             ranks: the processes that train.
             seconds: of this sitting.
+            is_cut_off: whether the other ranks cannot be asked any more; what their machines drew is then unknown.
         """
         if self._pending:
             # Counted in bulk, since counting one architecture costs as much as a small training step.
@@ -95,7 +96,7 @@ class CostAccount:
             self._pending.clear()
         # One meter a machine: what it reads belongs to all processes there.
         mine = self.meter.joules if ranks.local_rank == 0 else 0.0
-        unread, joules = ranks.sum_numbers(float(mine is None), mine or 0.0)
+        unread, joules = (1.0, 0.0) if is_cut_off else ranks.sum_numbers(float(mine is None), mine or 0.0)
         before = self.before.joules
         return Cost(
             images=dict(self.images),

@@ -252,12 +252,10 @@ class _Training:
                     x_NCHW, labels_N = next(batches)
                 except DataError:
                     # A picture changed meanwhile: what was learned so far is kept, and goes on when it is mended.
-                    if self.ranks.size == 1:
-                        self._save(log)
-                        self.story.say(f"stopped at step {self.step} of {self.steps}; continue with --resume")
+                    self._rescue(log)
                     raise
                 plan = self.method.plan(self.step)
-                self._train_one_step(plan, x_NCHW, labels_N)
+                self._train_one_step(plan, x_NCHW, labels_N, log)
                 is_last = self.step % self.steps_per_epoch == 0 or self.step == self.steps
                 has_stopped = self.record.stops() if self.ranks.size > 1 else self.stop.is_requested
                 if is_last or has_stopped or self.record.is_due(self.step):
@@ -270,7 +268,7 @@ class _Training:
                     self.story.say(f"stopped at step {self.step} of {self.steps}; continue with --resume")
                     raise KeyboardInterrupt
 
-    def _train_one_step(self, plan: StepPlan, x_NCHW: Tensor, labels_N: Tensor) -> None:
+    def _train_one_step(self, plan: StepPlan, x_NCHW: Tensor, labels_N: Tensor, log: MetricsLog | None) -> None:
         if plan.takes_teacher:
             tensors = {name: tensor.detach().clone() for name, tensor in self.supernet.tensors.items()}
             self.teacher = Supernet(self.supernet.space, tensors)
@@ -281,16 +279,21 @@ class _Training:
             observer = self.diagnosis.observe
             watched = observed_plan(plan, sandwich(self.supernet.space, self.recipe, self.step, scale=0.0))
         wants_stop = self.stop.is_requested
-        result = train_step(
-            self.learner,
-            watched,
-            x_NCHW,
-            labels_N,
-            teacher,
-            step=self.step,
-            wants_stop=wants_stop,
-            observer=observer,
-        )
+        try:
+            result = train_step(
+                self.learner,
+                watched,
+                x_NCHW,
+                labels_N,
+                teacher,
+                step=self.step,
+                wants_stop=wants_stop,
+                observer=observer,
+            )
+        except (RunError, SystemExit):
+            # Another rank is gone, and the sum that the step was waiting for with it: nothing was learned from it.
+            self._rescue(log)
+            raise
         if looks and self.diagnosis is not None:
             self.diagnosis.write(watched, self.step)
         self.step += 1
@@ -373,8 +376,15 @@ class _Training:
                 if (self.folder / name).exists():
                     (folder / name).write_bytes((self.folder / name).read_bytes())
 
-    def _save(self, log: MetricsLog | None) -> None:
-        cost = self.account.total(self.ranks, time.monotonic() - self.started)
+    def _rescue(self, log: MetricsLog | None) -> None:
+        """Save what was learned before this step, when it cannot be done and the other ranks cannot be asked."""
+        if log is not None:
+            self.record.fetch()
+            self._save(log, is_cut_off=self.ranks.size > 1)
+            self.story.say(f"stopped at step {self.step} of {self.steps}; continue with --resume")
+
+    def _save(self, log: MetricsLog | None, *, is_cut_off: bool = False) -> None:
+        cost = self.account.total(self.ranks, time.monotonic() - self.started, is_cut_off=is_cut_off)
         if log is None:
             return
         progress = Progress(

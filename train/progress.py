@@ -52,7 +52,8 @@ class Record:
 
     def fetch(self) -> None:
         """Read the sums from the device."""
-        assert self._last is not None
+        if self._last is None:
+            return  # Nothing happened since the run was resumed.
         self._values = self.totals.tolist()
         last = self._last.tolist()
         self.recent = {role: last[RECORDS.index(f"loss/{role}")] for role in self._roles}

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from deps.ground.console import Story
 from deps.train.loop import TrainConfig, train
@@ -48,3 +50,17 @@ def fork_server() -> Iterator[ForkServer]:
     server = ForkServer()
     yield server
     server.close()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two classes of pictures of two colours: sixteen each to train on, four for the rest."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 16), ("val", 4)):
+        for name, shade in (("dark", 60), ("light", 200)):
+            folder = tmp_path / "pictures" / part / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = np.clip(rng.normal(shade, 30, (40, 48, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index:02d}.jpg", quality=90)
+    return tmp_path / "pictures"

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from deps.supernet import Supernet
+from deps.train.datasets import load_recipe_data
 from deps.train.distributed import ALONE, Ranks
 from deps.train.metrics import read_metrics
 from deps.train.run import read_recipe, read_results
@@ -33,7 +35,9 @@ class Machine:
     server: ForkServer
     folder: Path
 
-    def start(self, out: Path, *more: str, ranks: int = 2, at: dict[int, Any] | None = None) -> list[int]:
+    def start(
+        self, out: Path, *more: str, ranks: int = 2, at: dict[int, Any] | None = None, flags: list[str] = FLAGS
+    ) -> list[int]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
@@ -43,12 +47,12 @@ class Machine:
             env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             log = self.folder / f"{out.name}.{rank}.log"
             log.unlink(missing_ok=True)
-            flags = [*FLAGS, "--out", str(out), *more]
-            pids.append(self.server.start(flags, log, env=env, at=(at or {}).get(rank)))
+            words = [*flags, "--out", str(out), *more]
+            pids.append(self.server.start(words, log, env=env, at=(at or {}).get(rank)))
         return pids
 
-    def train(self, out: Path, *more: str, ranks: int = 2, at: dict[int, Any] | None = None) -> list[int]:
-        return [self.server.wait(pid) for pid in self.start(out, *more, ranks=ranks, at=at)]
+    def train(self, out: Path, *more: str, **how: Any) -> list[int]:
+        return [self.server.wait(pid) for pid in self.start(out, *more, **how)]
 
     def said(self, out: Path, rank: int) -> str:
         return (self.folder / f"{out.name}.{rank}.log").read_text()
@@ -144,6 +148,45 @@ def test_a_rank_that_fails_ends_the_others_with_one_message(machine: Machine):
     assert machine.said(out, 0) == ""
 
 
+PICTURES = " ".join(
+    [
+        "imagefolder --space cifar-mbv3-narrow --resolutions 24 --epochs 1 --batch-size 8 --depths 2 --expands 3",
+        "--kernels 3 --random-subnets 0 --evaluation-subnets 0 --calibration-images 16 --threads 1 --lr-warmup 0",
+        "--mean 0.5,0.5,0.5 --std 0.25,0.25,0.25 --group-size 4 --workers 0 --quiet",
+    ]
+).split()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_picture_that_breaks_in_one_rank_costs_no_step(machine: Machine, root: Path, tmp_path: Path, rank: int):
+    """The first rank saves what all had learned, whoever met it; mended, the run goes on to what it would have been."""
+    whole, out, flags = tmp_path / "whole", tmp_path / f"broken-{rank}", [*PICTURES, "--data", str(root)]
+    assert machine.train(whole, flags=flags) == [0, 0], machine.said(whole, 0) + machine.said(whole, 1)
+    recipe = read_recipe(whole)
+    row = np.random.default_rng((recipe.seed, 0, 0)).permutation(32)[2 * 8 + 4 * rank]
+    victim = load_recipe_data(recipe).train.paths[row]  # type: ignore[attr-defined]
+    good = victim.read_bytes()
+    victim.write_bytes(good[: len(good) // 2])
+    assert machine.train(out, flags=flags) == [1, 1]
+    assert f"{victim.name} cannot be read as a picture" in machine.said(out, rank)
+    assert machine.said(out, 1 - rank) == ""
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000002.safetensors"]
+    victim.write_bytes(good)
+    assert machine.train(out, "--resume", flags=flags) == [0, 0], machine.said(out, 0) + machine.said(out, 1)
+    require_close(whole, out)
+    assert [r["step"] for r in read_metrics(out)] == [r["step"] for r in read_metrics(whole)] == [4]
+
+
+def test_four_ranks_go_on_where_two_stopped(machine: Machine):
+    """A larger machine takes over, and again the weights are those of one process."""
+    alone, out = machine.folder / "alone-four", machine.folder / "four"
+    assert machine.train(alone, "--group-size", "4", ranks=1) == [0], machine.said(alone, 0)
+    assert machine.train(out, "--group-size", "4", at={0: {"step": 3, "do": "SIGTERM"}}) == [130, 130]
+    assert machine.train(out, "--resume", ranks=4) == [0] * 4, "".join(machine.said(out, rank) for rank in range(4))
+    assert read_recipe(out).group_size == 4
+    require_close(alone, out)
+
+
 def test_a_rank_that_dies_is_named_by_the_others_within_seconds(machine: Machine):
     """No hang, no traceback: which rank, and what to do."""
     out = machine.folder / "dying"
@@ -156,7 +199,8 @@ def test_a_rank_that_dies_is_named_by_the_others_within_seconds(machine: Machine
     assert line.startswith("deps-train: rank 1 of 2 on ")
     assert "died or cannot be reached" in line
     assert "--resume" in line
-    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000004.safetensors"]
+    # What died in its sixth step had five behind it, and so had the first rank.
+    assert max(path.name for path in (out / "checkpoints").iterdir()) == "step-00000005.safetensors"
 
 
 def test_one_process_needs_nobody():

@@ -20,20 +20,6 @@ from deps.train.recipe import Recipe, override
 from deps.train.recipes import get_recipe
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Two classes of pictures of two colours: sixteen each to train on, four for the rest."""
-    rng = np.random.default_rng(0)
-    for part, count in (("train", 16), ("val", 4)):
-        for name, shade in (("dark", 60), ("light", 200)):
-            folder = tmp_path / "pictures" / part / name
-            folder.mkdir(parents=True)
-            for index in range(count):
-                pixels = np.clip(rng.normal(shade, 30, (40, 48, 3)), 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / f"{index:02d}.jpg", quality=90)
-    return tmp_path / "pictures"
-
-
 def recipe_for(root: Path, **changes: object) -> Recipe:
     settings = {"data": str(root), "space": "cifar-mbv3-narrow", "resolutions": (24, 32), "epochs": 2, "batch_size": 8}
     settings |= {"depths": (2,), "expands": (3,), "kernels": (3,), "random_subnets": 0, "evaluation_subnets": 0}
