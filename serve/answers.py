@@ -5,17 +5,20 @@ Relies on ``signature.py`` for names and labels, and on nothing of the web.
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from deps.serve.computed import Computed
+from deps.serve.computed import AnsweredBy, Computed
 from deps.serve.engines.base import FloatArray
 from deps.serve.protocol import MODEL_VERSION, InferRequest
 from deps.serve.signature import Signature
 from deps.serve.tensors import refuse
+
+_REMEMBERED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,31 +35,41 @@ def encode_infer(request: InferRequest, computed: Computed, signature: Signature
     Raises:
         RefusedError: the logits are not finite, which JSON cannot say; 400, since binary output can.
     """
-    logits_NV = computed.logits
-    tensor: dict[str, Any] = {"name": signature.output.name}
-    raw = b""
-    if request.output.classification:
-        top = classification(logits_NV, request.output.classification, signature.labels)
-        tensor |= {"datatype": "BYTES", "shape": [len(logits_NV), request.output.classification]}
-        if request.output.is_binary:
-            raw = bytes_tensor(top)
-        else:
-            tensor["data"] = top
-    else:
-        tensor |= {"datatype": signature.output.datatype, "shape": list(logits_NV.shape)}
-        if request.output.is_binary:
-            raw = logits_NV.astype(signature.output.dtype, copy=False).tobytes()
-        elif not np.isfinite(logits_NV).all():
-            refuse("the logits are not finite, which JSON cannot say; expected finite images; or ask for binary_data")
-        else:
-            tensor["data"] = logits_NV.ravel().tolist()
+    logits_NV, classes = computed.logits, request.output.classification
+    datatype, shape = ("BYTES", (len(logits_NV), classes)) if classes else (signature.output.datatype, logits_NV.shape)
+    top = classification(logits_NV, classes, signature.labels) if classes else []
     if request.output.is_binary:
-        tensor["parameters"] = {"binary_data_size": len(raw)}
-    answer = {"model_name": signature.name, "model_version": MODEL_VERSION}
-    if request.id is not None:
-        answer["id"] = request.id
-    text = json_bytes(answer | {"parameters": computed.by.parameters(), "outputs": [tensor]})
-    return InferAnswer(text + raw, len(text) if request.output.is_binary else None)
+        raw = bytes_tensor(top) if classes else logits_NV.astype(signature.output.dtype, copy=False).tobytes()
+        text = _json_before(signature, request.id, computed.by, datatype, shape, len(raw))
+        return InferAnswer(text + raw, len(text))
+    if not classes and not np.isfinite(logits_NV).all():
+        refuse("the logits are not finite, which JSON cannot say; expected finite images; or ask for binary_data")
+    data = top if classes else logits_NV.ravel().tolist()
+    return InferAnswer(json_bytes(_answer(signature, request.id, computed.by, datatype, shape, {"data": data})))
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _json_before(
+    signature: Signature, name: str | None, by: AnsweredBy, datatype: str, shape: tuple[int, ...], raw_bytes: int
+) -> bytes:
+    """Return the JSON of an answer whose tensor follows in bytes; from one client it is the same again and again."""
+    return json_bytes(_answer(signature, name, by, datatype, shape, {"parameters": {"binary_data_size": raw_bytes}}))
+
+
+def _answer(
+    signature: Signature,
+    name: str | None,
+    by: AnsweredBy,
+    datatype: str,
+    shape: tuple[int, ...],
+    values: dict[str, Any],
+) -> dict[str, Any]:
+    """Return an answer: ``values`` is the tensor, or where it is."""
+    tensor = {"name": signature.output.name, "datatype": datatype, "shape": shape, **values}
+    answer: dict[str, Any] = {"model_name": signature.name, "model_version": MODEL_VERSION}
+    if name is not None:
+        answer["id"] = name
+    return answer | {"parameters": by.parameters(), "outputs": [tensor]}
 
 
 def json_bytes(value: Any) -> bytes:

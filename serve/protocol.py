@@ -7,11 +7,12 @@ is listed in ``docs/serving.md``.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from deps.serve.signature import Signature
 from deps.serve.tensors import (
@@ -28,8 +29,16 @@ MODEL_VERSION = "1"
 HEADER_LENGTH = "Inference-Header-Content-Length"
 TIMEOUT_HEADER = "Deps-Timeout-Ms"
 
+# The JSON before a tensor is short and, from one client, the same again and again: what it said is remembered.
+_SHORT_JSON_BYTES = 1024
+_REMEMBERED = 64
+
 # What the protocol's extensions say in a request's parameters, beside what concerns tensors.
 _MAX_TIMEOUT_S = 1e6
+
+# How messages call what they speak of.
+_A_REQUEST = "the protocol's inference request"
+_INPUT = "request.inputs[0]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +186,12 @@ def parse_infer(body: bytes | memoryview, header_length: str | None, signature: 
     if json_length == 0:
         # The protocol lets a model of one input be asked with nothing but that tensor.
         return InferRequest(array_from_body(body, signature.input), RequestedOutput(is_binary=True))
-    text = body if json_length is None else body[:json_length]
-    rest = memoryview(b"" if json_length is None else body)[json_length or 0 :]
-    return read_infer(parse_json(text, "the protocol's inference request"), rest, signature)
+    if json_length is None:
+        return read_infer(parse_json(body, _A_REQUEST), b"", signature)
+    rest = memoryview(body)[json_length:]
+    if json_length <= _SHORT_JSON_BYTES:
+        return _with_tensor(_understood(bytes(body[:json_length]), len(rest), signature), rest, signature)
+    return read_infer(parse_json(body[:json_length], _A_REQUEST), rest, signature)
 
 
 def read_infer(value: Any, rest: bytes | memoryview, signature: Signature) -> InferRequest:
@@ -193,13 +205,42 @@ def read_infer(value: Any, rest: bytes | memoryview, signature: Signature) -> In
     Raises:
         RefusedError: malformed in any way; 400, and the message names the key.
     """
+    return _with_tensor(_read_request(value, len(rest), signature), rest, signature)
+
+
+class _Understood(NamedTuple):
+    """What the JSON of a request says."""
+
+    images: AnyArray | tuple[int, ...]
+    """The tensor, or the shape of one that follows in bytes."""
+
+    output: RequestedOutput
+    id: str | None
+    timeout_s: float
+    subnet: str | None
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _understood(text: bytes, rest_bytes: int, signature: Signature) -> _Understood:
+    return _read_request(parse_json(text, _A_REQUEST), rest_bytes, signature)
+
+
+def _with_tensor(understood: _Understood, rest: bytes | memoryview, signature: Signature) -> InferRequest:
+    """Return the request with its images, read from the bytes that follow the JSON when they are not in it."""
+    images, output, name, timeout_s, subnet = understood
+    if isinstance(images, tuple):
+        images = array_from_bytes(rest, images, _INPUT, signature.input)
+    return InferRequest(images, output, name, timeout_s, subnet)
+
+
+def _read_request(value: Any, rest_bytes: int, signature: Signature) -> _Understood:
     request = _Fields(value, "request", ("id", "parameters", "inputs", "outputs"))
     parameters = request.parameters()
     subnet = parameters.get("subnet")
     if subnet is not None and not isinstance(subnet, str):
         refuse(f"request.parameters.subnet is {shown(subnet)}; expected the name of a subnet")
-    return InferRequest(
-        images=_read_input(request.value.get("inputs"), rest, signature),
+    return _Understood(
+        images=_read_input(request.value.get("inputs"), rest_bytes, signature),
         output=_read_output(request.value.get("outputs"), parameters, signature),
         id=request.text("id") if "id" in request.value else None,
         timeout_s=_read_timeout(parameters),
@@ -263,11 +304,12 @@ def _read_output(outputs: Any, parameters: Mapping[str, Any], signature: Signatu
     )
 
 
-def _read_input(inputs: Any, rest: bytes | memoryview, signature: Signature) -> AnyArray:
+def _read_input(inputs: Any, rest_bytes: int, signature: Signature) -> AnyArray | tuple[int, ...]:
+    """Return the images, or their shape when they follow in bytes."""
     spec = signature.input
     if not isinstance(inputs, list) or len(inputs) != 1:
         refuse(f"request.inputs is {shown(inputs)}; expected a list of the one input {spec.name!r}")
-    where = "request.inputs[0]"
+    where = _INPUT
     tensor = _Fields(inputs[0], where, ("name", "shape", "datatype", "parameters", "data"))
     if tensor.text("name") != spec.name:
         refuse(f"{where}.name is {shown(tensor.text('name'))}; expected {spec.name!r}")
@@ -276,14 +318,14 @@ def _read_input(inputs: Any, rest: bytes | memoryview, signature: Signature) -> 
     shape = check_shape(tensor.value.get("shape"), where, spec)
     parameters = tensor.parameters()
     if "binary_data_size" not in parameters:
-        if rest:
-            refuse(f"{len(rest)} bytes follow the JSON, which claims none of them; expected binary_data_size")
+        if rest_bytes:
+            refuse(f"{rest_bytes} bytes follow the JSON, which claims none of them; expected binary_data_size")
         if "data" not in tensor.value:
             refuse(f"{where}.data is missing; expected the tensor's values, or binary_data_size and the bytes")
         return array_from_lists(tensor.value["data"], shape, f"{where}.data", spec)
     if "data" in tensor.value:
         refuse(f"{where} has both data and binary_data_size; expected one of them")
     size = _whole_number(parameters["binary_data_size"], f"{where}.parameters.binary_data_size", least=0)
-    if size != len(rest):
-        refuse(f"{where}.parameters.binary_data_size is {size}; expected {len(rest)}, the bytes after the JSON")
-    return array_from_bytes(rest, shape, where, spec)
+    if size != rest_bytes:
+        refuse(f"{where}.parameters.binary_data_size is {size}; expected {rest_bytes}, the bytes after the JSON")
+    return shape

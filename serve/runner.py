@@ -30,6 +30,10 @@ _LOG = logging.getLogger("deps.serve")
 # How often idle engines are thought of while requests with deadlines come.
 _WATCH_S = 0.25
 
+# Waking a thread costs more than batches below this are worth: whoever asks may run them.
+LEND_S = 0.002
+_GIVEN_BACK_S = 1.0
+
 
 @dataclass(slots=True)
 class EngineCounts:
@@ -109,6 +113,8 @@ class Runner:
         self._clock = clock
         self._is_closing = False
         self._changed = threading.Condition()
+        self._resting: set[int] = set()  # workers whose threads wait for something to do
+        self._lent: set[int] = set()  # of these, the ones that somebody else does the work of for now
         self._threads = [
             threading.Thread(target=self._work, args=(worker,), name=f"engine-{worker}", daemon=True)
             for worker in range(workers)
@@ -130,8 +136,15 @@ class Runner:
         """Return the moment by the runner's clock, which deadlines are told in."""
         return self._clock()
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job, *, borrows: bool = False) -> int | None:
         """Queue a job; its ``settle`` is called once it has an outcome.
+
+        Args:
+            job: the request.
+            borrows: the caller is ready to do the work of a worker, which saves waking a thread.
+
+        Returns:
+            The worker that is lent to the caller, who must call ``work_lent`` soon; None when a thread runs the job.
 
         Raises:
             RefusedError: it cannot be answered in time, too much waits already, or the runner is closing (503), or more
@@ -145,7 +158,38 @@ class Runner:
             except RefusedError:
                 self._refused += 1
                 raise
+            if self._lent:
+                return None  # whoever borrowed it takes this job as well
+            if borrows and self._resting and self._is_short(job):
+                worker = min(self._resting)
+                self._lent.add(worker)
+                return worker
             self._changed.notify()
+            return None
+
+    def _is_short(self, job: Job) -> bool:
+        """Tell whether the largest batch that a job may be in runs in an instant, on whatever thread."""
+        engine = self.scheduler.top if job.pin is None else job.pin
+        estimates = self.scheduler.estimates
+        images = max(job.size, estimates.best[engine])
+        return self.engines[engine].runs_on_any_thread and estimates.seconds(engine, images, job.arrival) < LEND_S
+
+    def work_lent(self, worker: int) -> None:
+        """Run one batch in the place of a worker that was lent, and give it back."""
+        with self._changed:
+            now = self._clock()
+            late = self.scheduler.drop_late(now)
+            batch = self.scheduler.take(now, worker)
+        try:
+            if late:
+                self._refuse_late(late)
+            if batch is not None:
+                self._run(batch, worker, now)
+        finally:
+            with self._changed:
+                self._lent.discard(worker)
+                if self._is_closing or len(self.scheduler):
+                    self._changed.notify_all()
 
     def ask(
         self, images_NCHW: npt.NDArray[Any], *, deadline: float = math.inf, pin: int | None = None
@@ -197,6 +241,9 @@ class Runner:
         """Take no more requests, answer those that wait, and give the engines back."""
         with self._changed:
             self._is_closing = True
+            # Whoever borrowed a worker gives it back within a batch, unless the loop that was to call it is closed.
+            self._changed.wait_for(lambda: not self._lent, timeout=_GIVEN_BACK_S)
+            self._lent.clear()
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
@@ -209,6 +256,9 @@ class Runner:
             with self._changed:
                 while True:
                     now = self._clock()
+                    if worker in self._lent:
+                        self._changed.wait(_WATCH_S)
+                        continue
                     late = self.scheduler.drop_late(now)
                     batch = self.scheduler.take(now, worker)
                     if batch is not None or late:
@@ -218,7 +268,9 @@ class Runner:
                     probed = self.scheduler.probe(now)
                     if probed is not None:
                         break
+                    self._resting.add(worker)
                     self._changed.wait(_WATCH_S if self.scheduler.is_watchful(now) else None)
+                    self._resting.discard(worker)
             if late:
                 self._refuse_late(late)
             if batch is not None:

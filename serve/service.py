@@ -213,7 +213,9 @@ class Service:
             waiter=waiter,
         )
         with self.lease():
-            runner.submit(job)
+            lent = runner.submit(job, borrows=True)
+            if lent is not None:  # run at the end of the loop's round, with whatever else this round brings
+                loop.call_soon(runner.work_lent, lent)
             try:
                 reply = await waiter
             except asyncio.CancelledError:
@@ -234,8 +236,12 @@ class Service:
         """Return what tells jobs of this loop their outcomes: always the same for the same loop."""
         known = self._settle_on
         if known is None or known[0] is not loop:
+            home = threading.get_ident()
 
             def settle(jobs: list[Job]) -> None:
+                if threading.get_ident() == home:
+                    _wake(jobs)
+                    return
                 try:
                     loop.call_soon_threadsafe(_wake, jobs)
                 except RuntimeError:  # the loop is closed: nobody waits there any more

@@ -49,7 +49,7 @@ class TensorSpec:
         return [-1, *self.shape]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Signature:
     """What one name of the protocol takes and gives."""
 

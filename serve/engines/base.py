@@ -43,6 +43,11 @@ class Engine(Protocol):
         """Batch sizes to run once before the first request, so that no request pays for a first time."""
         ...
 
+    @property
+    def runs_on_any_thread(self) -> bool:
+        """Whether any thread may call ``infer`` at no cost; otherwise each makes something of its own first."""
+        ...
+
     def place(self, images: int) -> FloatArray | None:
         """Return memory of the engine's own, shape (images, C, H, W), that ``infer`` reads without a copy.
 

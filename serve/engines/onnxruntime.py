@@ -137,6 +137,11 @@ class OnnxRuntimeEngine:
         """One image: the session allocates its memory then."""
         return (1,)
 
+    @property
+    def runs_on_any_thread(self) -> bool:
+        """True: a session belongs to no thread."""
+        return True
+
     def place(self, images: int) -> FloatArray | None:
         """Return None: the processor reads images where they are."""
         del images

@@ -256,6 +256,11 @@ class TensorRTEngine:
         return self._sizes
 
     @property
+    def runs_on_any_thread(self) -> bool:
+        """False: a thread that is new here makes lanes of its own."""
+        return False
+
+    @property
     def graph_failures(self) -> dict[int, str]:
         """Why some batch sizes run without a CUDA graph; empty when all have one."""
         return {size: lane.graph_failure for (_, size), lane in self._lanes.items() if lane.graph_failure}

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deps.serve import runner
 from deps.serve.access import Access
 from deps.serve.service import ServeOptions
 from running import MAX_BODY_BYTES, Running, running
@@ -453,8 +454,11 @@ def test_many_clients_at_once_get_their_own_answers(server: Running, tiny, image
 
 
 @pytest.fixture
-def stalled(make_bundle: Callable[..., Path]) -> Iterator[tuple[Running, threading.Event, list[int]]]:
+def stalled(
+    make_bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Running, threading.Event, list[int]]]:
     """A server of one queue place a batch, whose engine waits at a gate; and the batches it ran."""
+    monkeypatch.setattr(runner, "LEND_S", 0.0)  # the event loop is not to wait at the gate
     with running(
         make_bundle(), options=ServeOptions(subnet="large", max_batch=2, max_queue_images=2, num_threads=1)
     ) as server:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from deps.ground.errors import BundleError
+from deps.serve import runner
 from deps.serve.bundle import read_bundle
 from deps.serve.manifest import write_manifest
 from deps.serve.refusals import RefusedError
@@ -120,8 +121,9 @@ def test_counts_tell_who_did_what(service: Service, images):
     assert heard == [("small", 3)]
 
 
-def test_cancelled_request_leaves_the_queue(service: Service, images):
+def test_cancelled_request_leaves_the_queue(service: Service, images, monkeypatch):
     """Its batch did not begin, so it costs nothing."""
+    monkeypatch.setattr(runner, "LEND_S", 0.0)  # the event loop is not to wait at the gate
     engine, gate = service.subnets[0].engine, threading.Event()
     infer = engine.infer
 
@@ -165,3 +167,42 @@ def test_close_waits_for_whoever_holds_a_lease(make_bundle, images):
     closer.join(10)
     with pytest.raises(RefusedError, match="shutting down"):
         ask(service, images[:1])
+
+
+def test_short_batch_runs_where_it_is_asked_for(service: Service, images):
+    """Waking a thread takes longer; requests of one round of the loop share the batch all the same."""
+    engine, threads = service.subnets[0].engine, []
+    infer = engine.infer
+
+    def noted(batch_NCHW: np.ndarray) -> np.ndarray:
+        threads.append((threading.get_ident(), len(batch_NCHW)))
+        return infer(batch_NCHW)
+
+    async def scene() -> None:
+        answers = await asyncio.gather(*(service.infer(images[row : row + 1]) for row in range(3)))
+        assert [answer.batch for answer in answers] == [3, 3, 3]
+        assert (await service.infer(images[:2])).batch == 2
+
+    engine.infer = noted
+    try:
+        asyncio.run(scene())
+    finally:
+        engine.infer = infer
+    assert threads == [(threading.get_ident(), 3), (threading.get_ident(), 2)]
+
+
+def test_long_batch_leaves_the_loop_free(make_bundle, tiny_wide):
+    """Other connections are read, refused and answered meanwhile."""
+    service = Service.open(make_bundle(large=tiny_wide), ServeOptions(num_threads=1, max_batch=4, subnet="large"))
+    engine, threads = service.subnets[0].engine, []
+    infer = engine.infer
+
+    def noted(batch_NCHW: np.ndarray) -> np.ndarray:
+        threads.append(threading.get_ident())
+        return infer(batch_NCHW)
+
+    engine.infer = noted
+    ask(service, np.zeros((1, 1, 8, 8), np.float32))
+    service.close()
+    assert threads != [threading.get_ident()]
+    assert len(threads) == 1
