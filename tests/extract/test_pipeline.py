@@ -149,6 +149,26 @@ def test_several_bundles_are_one_json_object(shared):
     assert "and 2 that cost less" in text
 
 
+def test_asked_for_flops_the_largest_subnet_is_taken_and_none_is_measured(make, run, costs, digits):
+    """Whoever trusts size alone need not wait; the files are checked all the same."""
+    cache = run.folder / "measurements.jsonl"
+    before = cache.read_bytes() if cache.exists() else b""
+    report = make("cpu", Budget(max_flops=500_000, max_params=80_000), objective="flops")
+    assert (cache.read_bytes() if cache.exists() else b"") == before
+    everything = all_genes(digits)
+    flops, params = costs["flops"](everything), costs["params"](everything)
+    entry, search = report.manifest.default_subnet, report.manifest.search
+    assert entry.flops == flops[(flops <= 500_000) & (params <= 80_000)].max()
+    assert entry.params <= 80_000
+    assert search["predictor"] == {"of": "flops", "source": "FLOPs"}
+    assert search["chosen"]["predicted_flops"] == entry.flops
+    assert "measured_top1" not in search["chosen"]
+    assert entry.models[0].top1 == report.members[0].exports.torch_test
+    assert report.landscape is None
+    assert (report.bundle / "report" / "index.html").exists()
+    assert not (report.bundle / "report" / "pareto.png").exists()
+
+
 def test_every_bound_of_a_budget_is_kept(make, costs, digits):
     """Each of the four cuts something off here."""
     budget = Budget(max_flops=450_000, max_params=60_000, max_size_bytes=230_000, max_memory_bytes=235_000)
