@@ -103,7 +103,7 @@ def whole_folder(path: Path | str, *, replace: bool = False) -> Iterator[Path]:
     path = Path(path)
     if path.exists() and not replace:
         raise FileError(f"{path} exists already; choose another place with --out, or remove it first")
-    temporary, retired = _temporary(path), path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
+    temporary, retired = _temporary(path), path.with_name(f".{path.name}.old.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path)

@@ -75,10 +75,10 @@ def save_checkpoint(folder: Path, state: State, progress: Progress, *, keep: int
     try:
         save_tensors(folder / FOLDER / f"step-{progress.step:08d}.safetensors", stored, metadata)
     except FileError as error:
-        left = [int(path.stem.removeprefix("step-")) for path in _checkpoints(folder)[:1]]
+        left = [int(path.stem.removeprefix("step-")) for path in checkpoints(folder)[:1]]
         where = f"the checkpoint of step {left[0]}, which is whole" if left else "the beginning"
         raise FileError(f"{error}; --resume goes on from {where}") from error
-    for old in _checkpoints(folder)[keep:]:
+    for old in checkpoints(folder)[keep:]:
         old.unlink(missing_ok=True)
 
 
@@ -90,26 +90,33 @@ def load_newest(folder: Path, story: Story) -> tuple[State, Progress] | None:
     Raises:
         RunError: there are checkpoints, but none can be read.
     """
-    paths = _checkpoints(folder)
+    paths = checkpoints(folder)
     for path in paths:
         try:
-            progress = _read_progress(path)
-            tensors = load_tensors(path)
+            return read_checkpoint(path)
         except FileError as error:
             story.warn(f"{error}; falling back to the checkpoint before it")
-            continue
-        parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition("/")
-            parts[part][rest] = tensor
-        return State(**parts), progress
     if paths:
         raise RunError(f"no checkpoint in {folder / FOLDER} can be read; start anew with --overwrite")
     return None
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints, newest first."""
+def read_checkpoint(path: Path) -> tuple[State, Progress]:
+    """Return the tensors of one checkpoint, and where the training stood.
+
+    Raises:
+        FileError: it is damaged.
+    """
+    progress = _read_progress(path)
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+    for name, tensor in load_tensors(path).items():
+        part, _, rest = name.partition("/")
+        parts[part][rest] = tensor
+    return State(**parts), progress
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run folder, newest first."""
     return sorted((folder / FOLDER).glob("step-*.safetensors"), reverse=True)
 
 

@@ -25,7 +25,7 @@ class Deps:
     @property
     def shrink_start(self) -> int:
         """The first step in which a subnet other than the largest trains."""
-        return round(self.recipe.epochs * self.recipe.warmup_fraction) * self.steps_per_epoch
+        return round(self.recipe.steps(self.steps_per_epoch) * self.recipe.warmup_fraction)
 
     def plan(self, step: int) -> StepPlan:
         """Return what happens in one step, counted from 0."""

@@ -1,0 +1,73 @@
+"""A line chart as SVG text, drawn by hand so that the same numbers give the same bytes everywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 760, 380, 60, 48, 34, 190
+COLOURS = ("#0b6bcb", "#d1601b", "#2a8a3e", "#8a3ea8", "#8a6d1b", "#555555", "#c02a5a", "#1b8a8a")
+
+Line = Sequence[tuple[float, float]]
+
+
+def line_chart(title: str, across: str, up: str, lines: Mapping[str, Line], *, marks: Mapping[str, float] = {}) -> str:
+    """Return an SVG with one line a name, and dotted vertical marks.
+
+    Args:
+        title: above.
+        across: what the horizontal axis says.
+        up: what the vertical axis says.
+        lines: points (x, y) by name, in the order of the legend.
+        marks: places on the horizontal axis, by name.
+    """
+    xs = [x for line in lines.values() for x, _ in line] + list(marks.values())
+    ys = [y for line in lines.values() for _, y in line]
+    x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
+    (x_low, x_high), (y_low, y_high) = (x_ticks[0], x_ticks[-1]), (y_ticks[0], y_ticks[-1])
+
+    def px(x: float) -> float:
+        return round(LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT), 1)
+
+    def py(y: float) -> float:
+        return round(HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - BOTTOM - TOP), 1)
+
+    floor, edge = HEIGHT - BOTTOM, WIDTH - RIGHT
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"',
+        'font-family="sans-serif" font-size="12">',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+        f'<text x="{LEFT}" y="20" font-size="14">{escape(title)}</text>',
+    ]
+    for x in x_ticks:
+        parts.append(f'<path d="M{px(x)} {TOP}V{floor}" stroke="#eee"/>')
+        parts.append(f'<text x="{px(x)}" y="{floor + 16}" text-anchor="middle">{x:g}</text>')
+    for y in y_ticks:
+        parts.append(f'<path d="M{LEFT} {py(y)}H{edge}" stroke="#eee"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{py(y) + 4}" text-anchor="end">{y:g}</text>')
+    parts.append(f'<text x="{(LEFT + edge) / 2:g}" y="{HEIGHT - 10}" text-anchor="middle">{escape(across)}</text>')
+    middle = (TOP + floor) / 2
+    parts.append(f'<text transform="translate(16 {middle:g}) rotate(-90)" text-anchor="middle">{escape(up)}</text>')
+    for name, x in marks.items():
+        parts.append(f'<path d="M{px(x)} {TOP}V{floor}" stroke="#999" stroke-dasharray="3 3"/>')
+        parts.append(f'<text x="{px(x) + 4}" y="{TOP + 12}" fill="#777">{escape(name)}</text>')
+    for index, (name, line) in enumerate(lines.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        path = "L".join(f"{px(x)} {py(y)}" for x, y in line)
+        parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts += [f'<circle cx="{px(x)}" cy="{py(y)}" r="3" fill="{colour}"/>' for x, y in line]
+        y_text = TOP + 14 + 18 * index
+        parts.append(f'<circle cx="{edge + 16}" cy="{y_text - 4}" r="4" fill="{colour}"/>')
+        parts.append(f'<text x="{edge + 26}" y="{y_text}">{escape(name)}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def ticks(low: float, high: float, count: int = 6) -> list[float]:
+    """Return about ``count`` round numbers that enclose a range."""
+    span = (high - low) or max(abs(high), 1.0)
+    raw = span / (count - 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(step * i, 10) for i in range(first, max(last, first + 1) + 1)]

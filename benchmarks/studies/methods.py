@@ -1,0 +1,48 @@
+"""DεpS, OFA, BigNAS and CompOFA at equal training multiply-adds, OFA at its own length, and each subnet alone.
+
+DεpS trains for the setting's epochs; the others get as many, the last one cut short, as cost the same by the account of
+``deps.train.cost`` (three multiply-adds a step for each of a forward pass, a teacher's forward once). OFA's own length
+is what the paper gives it beside DεpS: with a fixed kernel 470 epochs beside 270.
+"""
+
+from __future__ import annotations
+
+from jobs import AloneJob, Job, SupernetJob
+from setting import SUBNETS, Setting
+
+STUDY = "methods"
+ALONE = "alone"
+METHODS = ("deps", "ofa", "bignas", "compofa")
+OFA_LENGTH = 470 / 270
+"""Epochs of OFA's phases without the kernel's, and of DεpS, in the paper's count for ImageNet."""
+
+
+def equal_cost(seed: int) -> list[Job]:
+    """Return the four methods at one seed; DεpS first, since its cost is what the others get."""
+    jobs: list[Job] = [SupernetJob(study=STUDY, name=f"deps-{seed}", seed=seed, diagnose=25 if seed == 0 else 0)]
+    for method in METHODS[1:]:
+        changes = {"method": method}
+        jobs.append(SupernetJob(study=STUDY, name=f"{method}-{seed}", seed=seed, changes=changes, same_cost_as={}))
+    return jobs
+
+
+def full_length(setting: Setting, seed: int) -> Job:
+    """Return OFA at its own length."""
+    epochs = round(setting.changes["epochs"] * OFA_LENGTH)
+    return SupernetJob(study=STUDY, name=f"ofa-full-{seed}", seed=seed, changes={"method": "ofa", "epochs": epochs})
+
+
+def alone(seed: int) -> list[Job]:
+    """Return the six subnets from scratch."""
+    return [AloneJob(study=ALONE, name=f"subnet{index}-{seed}", seed=seed, index=index) for index in range(SUBNETS)]
+
+
+def jobs(setting: Setting) -> list[Job]:
+    """Return everything, what is asked first in front."""
+    first, *others = setting.seeds
+    listed = [*equal_cost(first), *alone(first), full_length(setting, first)]
+    for seed in others:
+        listed += [*equal_cost(seed), full_length(setting, seed)]
+    for seed in others:
+        listed += alone(seed)
+    return listed

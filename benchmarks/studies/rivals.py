@@ -1,0 +1,122 @@
+"""What stands beside the subnets that the pipeline ships: networks trained for their budget alone.
+
+torchvision's MobileNetV2 and MobileNetV3-Large, with the width multiplier that comes closest to the budget and the
+strides of our space (32 pixels leave no room for five halvings), and each shipped architecture itself. All are trained
+by the supernet's recipe on as many images as the supernet saw. Relies on ``pipeline.py`` for the architectures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torchvision
+from jobs import Job, Place, trained_alone, write_result
+from setting import Setting
+from torch import nn
+
+from deps.ground.files import read_json
+from deps.ground.units import parse_count
+from deps.profile.flops import count
+from deps.supernet import ArchSpec
+from deps.supernet.network import network
+
+STUDY = "rivals"
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "mobilenet_v2": torchvision.models.mobilenet_v2,
+    "mobilenet_v3_large": torchvision.models.mobilenet_v3_large,
+}
+SHIPPED = "shipped"
+
+
+def multiply_adds(module: nn.Module, channels: int, side: int) -> int:
+    """Return the multiply-adds of convolutions and linear layers for one image, counted on a real forward pass."""
+    total = 0
+
+    def hook(layer: nn.Module, _: Any, y: torch.Tensor) -> None:
+        nonlocal total
+        if isinstance(layer, nn.Conv2d):
+            kernel = layer.kernel_size[0] * layer.kernel_size[1]
+            total += y[0].numel() * layer.in_channels // layer.groups * kernel
+        elif isinstance(layer, nn.Linear):
+            total += layer.in_features * layer.out_features
+
+    handles = [m.register_forward_hook(hook) for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    module.eval()
+    with torch.no_grad():
+        module(torch.zeros(1, channels, side, side))
+    for handle in handles:
+        handle.remove()
+    return total
+
+
+def small_image_network(name: str, width: float, *, channels: int, classes: int) -> nn.Module:
+    """Return one of torchvision's networks, freshly initialised, with stride 1 where it first has 2 after the stem."""
+    module = NETWORKS[name](weights=None, num_classes=classes, width_mult=width)
+    convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+    strided = [layer for layer in convolutions if layer.stride == (2, 2)]
+    strided[1].stride = (1, 1)
+    if channels != 3:
+        stem = convolutions[0]
+        stem.in_channels, stem.weight = channels, nn.Parameter(stem.weight[:, :channels].detach().clone())
+    return module
+
+
+def matching_width(name: str, budget: int, *, channels: int, classes: int, side: int) -> float:
+    """Return the width multiplier, in hundredths, whose multiply-adds come closest to a budget."""
+
+    def distance(hundredths: int) -> int:
+        module = small_image_network(name, hundredths / 100, channels=channels, classes=classes)
+        return abs(multiply_adds(module, channels, side) - budget)
+
+    return min(range(5, 101), key=distance) / 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class RivalJob:
+    """One network for one budget."""
+
+    study: str
+    name: str
+    seed: int
+    network: str
+    budget: str
+
+    def run(self, place: Place) -> None:
+        recipe = place.setting.whole_recipe(seed=self.seed)
+        data = place.images(recipe)
+        space = recipe.search_space(len(data.classes))
+        shape = {"channels": space.in_channels, "classes": len(data.classes)}
+        told: dict[str, Any] = {"study": self.study, "job": self.name, "seed": self.seed, "budget": self.budget}
+        told["network"] = self.network
+        if self.network == SHIPPED:
+            answer = place.results / "pipeline.json"
+            if not answer.exists():
+                print(f"      {self.name} waits for pipeline.py, which has not chosen its architecture yet", flush=True)
+                return
+            rows = read_json(answer)["subnets"]
+            arch = ArchSpec.from_dict(space, next(row["arch"] for row in rows if row["budget"] == self.budget))
+            torch.manual_seed(self.seed)
+            module: nn.Module = network(space, arch)
+            flops = count(space, arch).flops
+            told["arch"] = arch.to_dict()
+        else:
+            side = space.resolutions[-1]
+            width = matching_width(self.network, parse_count(self.budget), side=side, **shape)
+            torch.manual_seed(self.seed)
+            module = small_image_network(self.network, width, **shape)
+            flops = multiply_adds(module, space.in_channels, side)
+            told["width"] = width
+        folder = place.runs / self.study / self.name
+        write_result(place, self, {**told, **trained_alone(module, flops, recipe, data, place, folder)})
+
+
+def jobs(setting: Setting) -> list[Job]:
+    """Return a job for each budget and network."""
+    return [
+        RivalJob(study=STUDY, name=f"{name}-{budget}", seed=setting.seeds[0], network=name, budget=budget)
+        for name in (*NETWORKS, SHIPPED)
+        for budget in setting.budgets
+    ]

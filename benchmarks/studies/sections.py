@@ -1,0 +1,238 @@
+"""The sections of docs/results.md, each made of the results there are; one that has none yet says so."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from typing import Any
+
+from chart import line_chart
+from evidence import Evidence, Result, first_reaches, mean_top, on_the_way, seconds_on_the_way, table, told, tops
+
+from deps.ground.units import format_count, format_seconds
+
+NAMES = {
+    "deps": "DεpS",
+    "ofa": "OFA",
+    "bignas": "BigNAS",
+    "compofa": "CompOFA",
+    "ofa-full": "OFA at its own length",
+}
+NOT_YET = "Not run yet."
+
+
+def methods(found: Evidence) -> tuple[list[str], dict[str, str]]:
+    """Top-1 against multiply-adds at equal cost, and the plain networks beside it."""
+    rows, lines = [], dict[str, list[tuple[float, float]]]()
+    first = found.job("methods", "deps-0")
+    for stem, name in NAMES.items():
+        runs = found.runs("methods", stem)
+        if not runs:
+            continue
+        columns = list(zip(*map(tops, runs), strict=True))
+        epochs = runs[0]["epochs"] - 1 + runs[0].get("last_epoch", 1.0)
+        relative = statistics.mean(r["cost"]["flops"] for r in runs) / (first or runs[0])["cost"]["flops"]
+        spent = [r["seconds"] / 60 for r in runs]
+        cells = [name, f"{epochs:g}", f"{relative:.3f}", told(spent, 0), *[told(column) for column in columns]]
+        rows.append([*cells, told([mean_top(r) for r in runs]), str(len(runs))])
+        flops = [subnet["flops"] / 1e6 for subnet in runs[0]["subnets"]]
+        lines[name] = [(x, statistics.mean(column)) for x, column in zip(flops, columns, strict=True)]
+    if not rows:
+        return [NOT_YET], {}
+    assert first is not None or lines
+    flops = [x for x, _ in next(iter(lines.values()))]
+    alone = [found.runs("alone", f"subnet{index}") for index in range(len(flops))]
+    if any(alone):
+        cells = [told([100 * r["test_top1"] for r in runs]) for runs in alone]
+        cost = sum(r[0]["train_flops"] for r in alone if r) / (first or {"cost": {"flops": 1}})["cost"]["flops"]
+        minutes = sum(r[0]["seconds"] for r in alone if r) / 60
+        mean = "–"
+        if all(alone):
+            mean = told([statistics.mean(100 * runs[0]["test_top1"] for runs in alone)])
+        counts = sorted({len(runs) for runs in alone})
+        share = "" if all(alone) else f" ({sum(map(bool, alone))} of {len(alone)} done)"
+        head = [
+            f"each alone{share}",
+            f"{next(runs[0]['epochs'] for runs in alone if runs):g}",
+            f"{cost:.3f}",
+            f"{minutes:.0f}",
+        ]
+        rows.append([*head, *cells, mean, "/".join(map(str, counts))])
+        lines["each alone"] = [(x, 100 * runs[0]["test_top1"]) for x, runs in zip(flops, alone, strict=True) if runs]
+    header = ["trained by", "epochs", "multiply-adds of training, DεpS = 1", "minutes"]
+    header += [f"{x:.2f} M" for x in flops] + ["mean", "seeds"]
+    picture = line_chart("Top-1 on 10,000 test images", "multiply-adds of a subnet, millions", "test top-1, %", lines)
+    return [*table(header, rows), "", "![Top-1 against multiply-adds](results/methods.svg)"], {"methods.svg": picture}
+
+
+def goals(found: Evidence) -> list[str]:
+    """What was wanted of DεpS, what was found, seed by seed."""
+    rows = []
+    for seed, deps in [(r["seed"], r) for r in found.runs("methods", "deps")]:
+        ofa, bignas = found.job("methods", f"ofa-{seed}"), found.job("methods", f"bignas-{seed}")
+        full = found.job("methods", f"ofa-full-{seed}")
+        mine = tops(deps)
+        if ofa:
+            small, large = mine[0] - tops(ofa)[0], mine[-1] - tops(ofa)[-1]
+            rows.append(["smallest subnet against OFA, equal cost", "+1.3 points", f"{small:+.2f}", seed, small >= 1.3])
+            rows.append(["largest subnet against OFA, equal cost", "nothing lost", f"{large:+.2f}", seed, large >= 0])
+        if bignas:
+            gaps = [a - b for a, b in zip(mine, tops(bignas), strict=True)]
+            told_gaps = f"{min(gaps):+.2f} to {max(gaps):+.2f}"
+            rows.append(["BigNAS, equal cost", "beaten at every point", told_gaps, seed, min(gaps) > 0])
+        for name, rival in (("OFA", ofa), ("BigNAS", bignas), ("OFA at its own length", full)):
+            if rival:
+                rows.append([*cheaper(name, deps, rival)[:3], seed, cheaper(name, deps, rival)[3]])
+    if not rows:
+        return ["Nothing can be compared before DεpS and one other method are done."]
+    plain = [[what, wanted, was, str(seed), "yes" if met else "**no**"] for what, wanted, was, seed, met in rows]
+    return table(["goal", "wanted", "found", "seed", "met"], plain)
+
+
+def cheaper(name: str, deps: Result, rival: Result) -> tuple[str, str, str, bool]:
+    """Return how much less training DεpS needs to the mean that a rival ends with, on the same validation images."""
+    what = f"cost to the Pareto mean of {name}"
+    level = on_the_way(rival)[-1][1]
+    flops, seconds = (first_reaches(line, level) for line in (on_the_way(deps), seconds_on_the_way(deps)))
+    if flops is None or seconds is None:
+        return what, "at least 2.5 times less", "not reached", False
+    ratio, faster = rival["cost"]["flops"] / flops, rival["curve"][-1]["seconds"] / seconds
+    return what, "at least 2.5 times less", f"{ratio:.2f} times less ({faster:.2f} in time)", ratio >= 2.5
+
+
+def on_the_way_section(found: Evidence) -> tuple[list[str], dict[str, str]]:
+    """Mean validation accuracy of the six while training."""
+    lines, rows = {}, []
+    for stem, name in NAMES.items():
+        if result := found.job("methods", f"{stem}-0"):
+            lines[name] = [(x / 1e12, y) for x, y in on_the_way(result)]
+            rows.append([name, *[f"{y:.1f}" for _, y in on_the_way(result)]])
+    if not lines:
+        return [NOT_YET], {}
+    longest = max(map(len, rows))
+    rows = [row + [""] * (longest - len(row)) for row in rows]
+    picture = line_chart(
+        "Mean top-1 of the six on validation images, seed 0", "multiply-adds of training, 10¹²", "top-1, %", lines
+    )
+    text = table(["seed 0", *[f"epoch {i}" for i in range(1, longest)]], rows)
+    return [*text, "", "![Mean top-1 against training cost](results/cost.svg)"], {"cost.svg": picture}
+
+
+def ablations(found: Evidence) -> list[str]:
+    """One change at a time."""
+    base, rows = found.job("methods", "deps-0"), []
+    if base is None or not found.by_study.get("ablations"):
+        return [NOT_YET]
+    everything = {"deps-0": {**base, "why": "DεpS as it is"}, **found.by_study["ablations"]}
+    for name, result in everything.items():
+        mine, cost = tops(result), result["cost"]["flops"] / base["cost"]["flops"]
+        gap = mean_top(result) - mean_top(base)
+        cells = [f"`{name}`", result["why"], f"{cost:.2f}", f"{mine[0]:.2f}", f"{mean_top(result):.2f}"]
+        rows.append([*cells, f"{mine[-1]:.2f}", f"{gap:+.2f}"])
+    return table(["job", "what", "cost", "smallest", "mean", "largest", "mean against DεpS"], rows)
+
+
+def shrinking(found: Evidence) -> tuple[list[str], dict[str, str]]:
+    """The full model through the first epoch of shrinking."""
+    results = found.by_study.get("shrinking", {})
+    if not results:
+        return [NOT_YET], {}
+    lines, rows = {}, []
+    for name, result in sorted(results.items()):
+        for role in ("largest", "smallest") if name != "alone" else ("largest",):
+            figures = [(p["step"], 100 * p[role]) for p in result["points"]]
+            lines[f"{role}, {name}"] = figures
+            values = [y for _, y in figures]
+            rows.append([name, role, f"{values[0]:.1f}", f"{values[1]:.1f}", f"{min(values):.1f}", f"{values[-1]:.1f}"])
+    header = ["way", "subnet", "before", "at the next look", "lowest", "after the epoch"]
+    picture = line_chart("The first epoch of shrinking", "steps since it started", "validation top-1, %", lines)
+    return [*table(header, rows), "", "![Start of shrinking](results/shrinking.svg)"], {"shrinking.svg": picture}
+
+
+def gradients(found: Evidence) -> tuple[list[str], dict[str, str]]:
+    """How the subnets' gradients lie to the full model's in deps-0."""
+    result = found.job("methods", "deps-0")
+    if result is None or not result["gradients"]:
+        return [NOT_YET], {}
+    lines: dict[str, list[tuple[float, float]]] = {}
+    rows, per_epoch = [], result["steps"] / result["epochs"]
+    for role in ("smallest", "random"):
+        by_epoch: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for row in result["gradients"]:
+            if row["role"] == role:
+                by_epoch[int(row["step"] // per_epoch) + 1].append(row)
+        means = {e: [statistics.mean(r[k] for r in rows_) for k in ("cosine", "norm")] for e, rows_ in by_epoch.items()}
+        lines[f"cosine, {role}"] = [(e, pair[0]) for e, pair in sorted(means.items())]
+        lines[f"norm, {role}"] = [(e, pair[1]) for e, pair in sorted(means.items())]
+        for index, what in enumerate(("cosine", "norm relative to the full model's")):
+            rows.append([role, what, *[f"{pair[index]:.2f}" for _, pair in sorted(means.items())]])
+    epochs = [f"epoch {e}" for e, _ in next(iter(lines.values()))]
+    picture = line_chart("Subnets' gradients beside the full model's", "epoch", "cosine; norm (full model = 1)", lines)
+    text = table(["subnet", "", *epochs], rows)
+    return [*text, "", "![Gradients](results/gradients.svg)"], {"gradients.svg": picture}
+
+
+def generalisation(found: Evidence) -> list[str]:
+    """Other families."""
+    results = found.by_study.get("generalisation", {})
+    if not results:
+        return [NOT_YET]
+    rows = [
+        [
+            f"`{name}`",
+            f"{format_count(r['subnets'][0]['flops'])} to {format_count(r['subnets'][-1]['flops'])}",
+            f"{r['cost']['flops'] / 1e12:.1f}",
+            *[f"{top:.2f}" for top in tops(r)],
+            f"{mean_top(r):.2f}",
+        ]
+        for name, r in results.items()
+    ]
+    return table(["job", "multiply-adds", "cost, 10¹²", *[f"subnet {i}" for i in range(1, 7)], "mean"], rows)
+
+
+def pipeline(found: Evidence) -> list[str]:
+    """From supernet to answers over HTTP."""
+    result = found.pipeline
+    if result is None:
+        return [NOT_YET]
+    text, precisions = [], ("fp32", "fp16", "cpu-int8")
+    rows = []
+    for row in result["subnets"]:
+        latency = row["latency"]
+        rivals = [found.job("rivals", f"{name}-{row['budget']}") for name in RIVALS]
+        cells = [
+            row["budget"],
+            f"{row['flops'] / 1e6:.2f} M",
+            f"{latency['predicted_ms']:.3f} ± {latency['error']:.1%}",
+        ]
+        cells += [f"{latency['measured_ms']:.3f}", f"{100 * row['torch_top1']:.2f}"]
+        cells += [http_figure(row, precision) for precision in precisions]
+        rows.append([*cells, *[f"{100 * r['test_top1']:.2f}" if r else "–" for r in rivals]])
+    header = ["budget", "multiply-adds", "predicted ms (error of the table)", "measured ms", "torch"]
+    header += [f"{p} over HTTP" for p in precisions] + list(RIVALS.values())
+    images = f"{result['test_images']:,} test images"
+    made = f"From `{result['supernet']}` (`{result['command']}`); top-1 in percent of {images}."
+    text = [made, "", *table(header, rows), ""]
+    steps = [[name, f"{seconds / 60:.1f}"] for name, seconds in result["seconds"].items()]
+    text += ["A new target, in minutes of this machine:", "", *table(["step", "minutes"], steps)]
+    training = found.job("rivals", f"shipped-{result['subnets'][0]['budget']}")
+    whole = sum(result["seconds"].values())
+    if training:
+        text += [
+            "",
+            f"{format_seconds(whole)} in all, against {format_seconds(training['seconds'])} to train one network.",
+        ]
+    return text
+
+
+RIVALS = {
+    "shipped": "same net from scratch",
+    "mobilenet_v2": "MobileNetV2",
+    "mobilenet_v3_large": "MobileNetV3-Large",
+}
+
+
+def http_figure(row: dict[str, Any], precision: str) -> str:
+    """Return the top-1 of one precision, or why there is none."""
+    entry = row["precisions"].get(precision)
+    return "–" if entry is None else f"{100 * entry['http_top1']:.2f}"

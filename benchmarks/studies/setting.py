@@ -1,0 +1,139 @@
+"""What all studies share: the images, the space, the six subnets that are reported, and equal cost.
+
+A setting is data: the recipe's name and what is changed in it. ``cifar10`` is what the page reports; ``smoke`` goes
+through the same code in a minute or two, on a few digits. Relies on a method's plan being a function of the step, so
+that what a training will cost is known before it is made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from deps.ground.energy import EnergyMeter
+from deps.profile.flops import count
+from deps.supernet import ArchSpec, SearchSpace
+from deps.train.cost import Cost, CostAccount
+from deps.train.distributed import ALONE
+from deps.train.methods import method_of
+from deps.train.recipe import Recipe, override
+from deps.train.recipes import get_recipe
+
+SUBNETS = 6
+"""Subnets whose accuracy is reported, from the smallest to the largest uniform one."""
+
+Changes = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """Where the studies take place."""
+
+    name: str
+    recipe: str
+    changes: Changes
+    train_images: int
+    """Images of an epoch, after validation images were held out."""
+
+    seeds: tuple[int, ...]
+    families: dict[str, tuple[str, Changes]]
+    """Recipe and changes of the other families, for the question whether it generalises."""
+
+    budgets: tuple[str, ...]
+    """Multiply-adds of the subnets that are extracted and served, as --flops takes them."""
+
+    watch_images: int = 2000
+    """Validation images for the curve over the training; the end is measured on all of them."""
+
+    calibration_images: int = 2000
+
+    def whole_recipe(self, **changes: Any) -> Recipe:
+        """Return the recipe of a training in this setting."""
+        return override(get_recipe(self.recipe), {**self.changes, **changes})
+
+
+CIFAR10 = Setting(
+    name="cifar10",
+    recipe="cifar10-narrow",
+    changes={"kernels": (3,), "depths": (2, 3), "epochs": 8, "evaluation_subnets": 0, "threads": 1},
+    train_images=45_000,
+    seeds=(0, 1, 2),
+    budgets=("4M", "6M", "8M"),
+    families={
+        "proxyless": ("cifar10-proxyless-narrow", {"kernels": (3,), "depths": (), "epochs": 8}),
+        "resnet": ("cifar10-resnet-narrow", {"kernels": (), "depths": (), "epochs": 8}),
+    },
+)
+SMOKE = Setting(
+    name="smoke",
+    recipe="digits",
+    changes={"kernels": (3,), "epochs": 4, "train_images": 256, "batch_size": 32, "epsilon_ramp": 0.5}
+    | {"evaluation_subnets": 0, "threads": 1, "calibration_images": 64, "evaluation_images": 100},
+    train_images=256,
+    seeds=(0, 1),
+    budgets=("0.3M", "0.5M", "0.7M"),
+    families={
+        "proxyless": ("digits-proxyless", {"kernels": ()}),
+        "resnet": ("digits-resnet50", {"kernels": ()}),
+    },
+    watch_images=50,
+    calibration_images=64,
+)
+SETTINGS = {setting.name: setting for setting in (CIFAR10, SMOKE)}
+
+
+def uniform_subnets(space: SearchSpace) -> list[ArchSpec]:
+    """Return six subnets, by multiply-adds: all stages have the n-th depth, all blocks the m-th expand ratio.
+
+    Kernels are the largest; widths, where they are elastic, go with the expand ratios. Where there are more than six,
+    the smallest, the largest and four evenly between them.
+    """
+    depths = max(len(choices) for choices in space.depth_choices)
+    expands = max(len(stage.expands) for stage in space.stages)
+
+    def nth(choices: Any, index: int, of: int) -> Any:
+        return choices[round(index / max(of - 1, 1) * (len(choices) - 1))]
+
+    found = {
+        ArchSpec.create(
+            space,
+            depths=[nth(choices, d, depths) for choices in space.depth_choices],
+            expands=[nth(space.stages[s].expands, e, expands) for s, _ in space.blocks],
+            widths=[nth(choices, e, expands) for choices in space.width_choices],
+        )
+        for d in range(depths)
+        for e in range(expands)
+    }
+    ordered = sorted(found, key=lambda arch: count(space, arch).flops)
+    if len(ordered) <= SUBNETS:
+        return ordered
+    return [ordered[round(i * (len(ordered) - 1) / (SUBNETS - 1))] for i in range(SUBNETS)]
+
+
+def planned_flops(recipe: Recipe, train_images: int, num_classes: int) -> int:
+    """Return the multiply-adds that a training will cost, by the account of ``deps.train.cost``."""
+    space, steps_per_epoch = recipe.search_space(num_classes), train_images // recipe.batch_size
+    method, account = method_of(space, recipe, steps_per_epoch), CostAccount(space, Cost(), EnergyMeter([]))
+    for step in range(recipe.steps(steps_per_epoch)):
+        account.add(method.plan(step), recipe.batch_size)
+    return account.total(ALONE, 0.0).flops
+
+
+def same_cost(recipe: Recipe, budget: int, train_images: int, *, num_classes: int = 10) -> Changes:
+    """Return the epochs, the last of them cut short, with which a training costs ``budget`` multiply-adds.
+
+    Cost grows nearly in proportion to length, so a few corrections by the rule of three suffice; a hundredth of an
+    epoch is the finest step.
+    """
+    hundredths, cost = 100 * recipe.epochs, planned_flops(recipe, train_images, num_classes)
+    for _ in range(3):
+        hundredths = max(100, round(hundredths * budget / cost))
+        lasting = _lasting(recipe, hundredths)
+        cost = planned_flops(lasting, train_images, num_classes)
+    return {"epochs": lasting.epochs, "last_epoch": lasting.last_epoch}
+
+
+def _lasting(recipe: Recipe, hundredths: int) -> Recipe:
+    """Return the recipe with a length in hundredths of an epoch."""
+    epochs = -(-hundredths // 100)
+    return replace(recipe, epochs=epochs, last_epoch=round(hundredths / 100 - (epochs - 1), 2))
