@@ -259,6 +259,7 @@ def _settings(args: argparse.Namespace, precision: Any) -> MeasureSettings:
         check_visits=args.check_visits,
         is_isolated=args.isolated,
         max_unsteadiness=math.inf if args.force else MAX_UNSTEADINESS,
+        accepts_disturbed=args.force,
     )
 
 
@@ -354,7 +355,7 @@ def _measured(
     """Measure a kit, write the table if it is worth having, and return the report.
 
     Raises:
-        LatencyTableError: it is not; what was measured is kept beside it, for a second look with --force.
+        LatencyTableError: it is not.
     """
     from deps.profile.anchor_energy import energy_of_anchors
     from deps.profile.report import LatencyReport

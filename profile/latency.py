@@ -20,6 +20,7 @@ from deps.ground.files import read_json, write_json
 from deps.ground.units import format_ms
 from deps.profile.additive import CostTable, LinearForm, tabulate
 from deps.profile.energy import Energy
+from deps.profile.levels import Statistic
 from deps.serve.records import plain_from_record, record_from_plain
 from deps.supernet.arch import ArchSpec
 from deps.supernet.plan import Piece, plan
@@ -29,8 +30,8 @@ from deps.supernet.space import SearchSpace
 SCHEMA_VERSION = 1
 
 Clock: TypeAlias = Literal["wall", "cpu", "elsewhere"]
-"""What times were read from: the wall clock of undisturbed runs, one thread's processor time on a busy machine, or a
-clock elsewhere of which the file with the times says nothing."""
+"""What times were read from: the wall clock of undisturbed runs, one thread's processor time where that repeats better,
+or a clock elsewhere of which the file with the times says nothing."""
 
 Origin: TypeAlias = Literal["measured", "imported", "fitted"]
 """Whether pieces were timed by deps, timed by others and read from their file, or inferred from times of whole nets."""
@@ -83,6 +84,9 @@ class Session:
 
     seconds: float = 0.0
     """Time of the timed runs of the nets that make the table."""
+
+    statistic: Statistic = "mean"
+    """What was taken of the runs of a whole net."""
 
 
 @dataclass(frozen=True, slots=True)

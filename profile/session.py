@@ -21,6 +21,7 @@ from deps.profile.fit import PieceTime, profiled_pieces
 from deps.profile.journal import Journal
 from deps.profile.kit import REWRITE, Kit, KitNet
 from deps.profile.latency import Clock
+from deps.profile.levels import Statistic
 from deps.profile.measure import Measured, MeasureSettings, Net, measure
 from deps.serve.manifest import Precision
 
@@ -58,6 +59,9 @@ class Part:
     unsteadiness: float
     seconds: float
     """Time of the timed runs of the nets that make the table."""
+
+    statistic: Statistic
+    """Of the first group's whole nets; ties bring those of later groups to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +221,7 @@ def _record(kit: Kit, group: _Group, measured: Measured, factor: float, process:
         "clean_share": measured.clean_share,
         "unsteadiness": levels.unsteadiness,
         "seconds": measured.table_seconds,
+        "statistic": levels.statistic,
         "nets": nets,
         "pieces": pieces,
     }
@@ -268,6 +273,7 @@ def _part(kit: Kit, resolution: int, book: Journal) -> Part:
         clean_share=float(np.mean([record["clean_share"] for record in records])),
         unsteadiness=max(record["unsteadiness"] for record in records),
         seconds=float(records[0]["seconds"]),
+        statistic=records[0].get("statistic", "mean"),
     )
 
 

@@ -100,6 +100,7 @@ def _session(part: Part, form: Fit) -> Session:
         rounds=int(np.median([time.runs for time in part.nets.values()])),
         source=part.source,
         seconds=part.seconds,
+        statistic=part.statistic,
     )
 
 
