@@ -16,28 +16,12 @@ import sys
 from pathlib import Path
 
 from deps.supernet import ArchSpec, SearchSpace, get_space, space_names
-from deps.supernet.plan import BottleneckPlan, ConvPlan, InvertedPlan, Piece, plan
+from deps.supernet.plan import ConvPlan, InvertedPlan, Piece, PoolPlan, output_shape, plan
 
 PAGE = Path(__file__).parent / "spaces.md"
 FOLDER = Path(__file__).parent / "spaces"
 COLOURS = {"relu": "#4c78a8", "relu6": "#54a24b", "hswish": "#e45756", None: "#9d9da1"}
 BOX, GAP, HEIGHT, TOP = 22, 4, 150, 44
-
-
-def channels_of(piece: Piece) -> int:
-    """Return the channels that a piece gives; 0 for a pool."""
-    if isinstance(piece, InvertedPlan):
-        return piece.project.channels_out
-    if isinstance(piece, BottleneckPlan):
-        return piece.restore.channels_out
-    return piece.channels_out if isinstance(piece, ConvPlan) else 0
-
-
-def size_of(piece: Piece) -> int:
-    """Return the side of the map that a piece gives."""
-    if isinstance(piece, InvertedPlan):
-        return piece.project.size_out
-    return piece.restore.size_out if isinstance(piece, BottleneckPlan) else getattr(piece, "size_out", 1)
 
 
 def colour_of(piece: Piece) -> str:
@@ -53,7 +37,7 @@ def drawing(space: SearchSpace) -> str:
 
     def box(piece: Piece, *, is_optional: bool, label: str, has_squeeze: bool) -> None:
         nonlocal x
-        height = 8 * math.log2(1 + channels_of(piece))
+        height = 8 * math.log2(1 + output_shape(piece)[0])
         y = TOP + (HEIGHT - height) / 2
         dash = ' stroke-dasharray="3 2"' if is_optional else ""
         fill = 0.35 if is_optional else 0.85
@@ -71,11 +55,10 @@ def drawing(space: SearchSpace) -> str:
         parts.append(f'<text x="{middle:.0f}" y="{TOP + HEIGHT + 16}">{lower}</text>')
 
     def single(piece: Piece, *, is_optional: bool = False) -> None:
-        if channels_of(piece):
-            start = x
-            label = f"{piece.key}"
-            box(piece, is_optional=is_optional, label=label, has_squeeze=False)
-            note(start, str(channels_of(piece)), f"{size_of(piece)}²")
+        if not isinstance(piece, PoolPlan):
+            start, (channels, side, _) = x, output_shape(piece)
+            box(piece, is_optional=is_optional, label=piece.key, has_squeeze=False)
+            note(start, str(channels), f"{side}²")
 
     for piece in whole.stem:
         single(piece, is_optional=isinstance(piece, ConvPlan) and piece.is_residual)
@@ -84,7 +67,7 @@ def drawing(space: SearchSpace) -> str:
         start = x
         for index, block in enumerate(blocks):
             box(block, is_optional=index >= stage.depths[0], label=block.key, has_squeeze=stage.squeeze_excite)
-        note(start, "/".join(map(str, stage.widths)), f"{size_of(blocks[-1])}²")
+        note(start, "/".join(map(str, stage.widths)), f"{output_shape(blocks[-1])[1]}²")
     x += 3 * GAP
     for piece in whole.head:
         single(piece)

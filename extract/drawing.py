@@ -12,7 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deps.supernet.plan import BottleneckPlan, ConvPlan, InvertedPlan, LinearPlan, NetworkPlan, Piece
+from deps.supernet.plan import (
+    BottleneckPlan,
+    ConvPlan,
+    InvertedPlan,
+    LinearPlan,
+    NetworkPlan,
+    Piece,
+    input_shape,
+    output_shape,
+)
 
 
 class Series(NamedTuple):
@@ -124,12 +133,12 @@ def subnet(plan: NetworkPlan, shares: Sequence[float], share_label: str) -> str:
         inside = _inside(piece)
         height = max(8.0, tall * math.sqrt(inside / largest_inside))
         bar = low * share / largest_share
-        size = _size(piece)
-        if size is not None and size != before:
+        size = input_shape(piece)[1]
+        if size != before and not isinstance(piece, LinearPlan):
             parts.append(f'<line class="stage" x1="{x - 2}" x2="{x - 2}" y1="{top - 12}" y2="{floor}"/>')
             parts.append(f'<text class="small" x="{x + 2}" y="{top - 16}">{size}²</text>')
             before = size
-        label, k = _label(piece), kernel(piece)
+        label, k, given = _label(piece), kernel(piece), output_shape(piece)[0]
         tip = f"{piece.name}: {label}, {inside} channels inside, {piece.macs:,} multiply-adds, {100 * share:.1f} %"
         se = " se" if isinstance(piece, InvertedPlan) and piece.squeeze else ""
         parts.append(
@@ -140,9 +149,7 @@ def subnet(plan: NetworkPlan, shares: Sequence[float], share_label: str) -> str:
         parts.append(
             f'<text class="small" x="{x + step / 2}" y="{base + 15}" text-anchor="middle">{_text(label)}</text>'
         )
-        parts.append(
-            f'<text class="small dim" x="{x + step / 2}" y="{base + 29}" text-anchor="middle">{_given(piece)}</text>'
-        )
+        parts.append(f'<text class="small dim" x="{x + step / 2}" y="{base + 29}" text-anchor="middle">{given}</text>')
         if share >= 0.04:
             parts.append(
                 f'<text class="small" x="{x + step / 2}" y="{floor - bar - 4:.1f}" text-anchor="middle">'
@@ -171,24 +178,6 @@ def _inside(piece: Piece) -> int:
     if isinstance(piece, ConvPlan):
         return piece.channels_out
     return piece.features_out if isinstance(piece, LinearPlan) else piece.channels
-
-
-def _given(piece: Piece) -> int:
-    """Return how many channels a piece gives."""
-    if isinstance(piece, InvertedPlan):
-        return piece.project.channels_out
-    if isinstance(piece, BottleneckPlan):
-        return piece.restore.channels_out
-    return _inside(piece)
-
-
-def _size(piece: Piece) -> int | None:
-    """Return the side of the map that goes in; None where there is no map."""
-    if isinstance(piece, InvertedPlan):
-        return (piece.expand or piece.depthwise).size_in
-    if isinstance(piece, BottleneckPlan):
-        return piece.reduce.size_in
-    return None if isinstance(piece, LinearPlan) else piece.size_in
 
 
 def kernel(piece: Piece) -> int:

@@ -7,6 +7,7 @@ graph are each made from it. Relies on ``space.py`` and ``arch.py``; no torch.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -446,11 +447,7 @@ def _stem_piece(spec: ConvSpec | PoolSpec | StageSpec, name: str, channels: int,
 
 
 def _size_after(piece: Piece, size: int) -> int:
-    if isinstance(piece, InvertedPlan):
-        return piece.project.size_out
-    if isinstance(piece, BottleneckPlan):
-        return piece.restore.size_out
-    return size if isinstance(piece, LinearPlan) else piece.size_out
+    return size if isinstance(piece, LinearPlan) else output_shape(piece)[1]
 
 
 def input_shape(piece: Piece) -> tuple[int, int, int]:
@@ -463,15 +460,22 @@ def input_shape(piece: Piece) -> tuple[int, int, int]:
     return first.channels_in, first.size_in, first.size_in
 
 
+def output_shape(piece: Piece) -> tuple[int, int, int]:
+    """Return channels, height and width of what a piece gives for one image."""
+    if isinstance(piece, LinearPlan):
+        return piece.features_out, 1, 1
+    if isinstance(piece, PoolPlan):
+        return piece.channels, piece.size_out, piece.size_out
+    if isinstance(piece, InvertedPlan):
+        piece = piece.project
+    elif isinstance(piece, BottleneckPlan):
+        piece = piece.restore
+    return piece.channels_out, piece.size_out, piece.size_out
+
+
 def output_elements(piece: Piece) -> int:
     """Return how many numbers a piece gives for one image."""
-    if isinstance(piece, LinearPlan):
-        return piece.features_out
-    if isinstance(piece, PoolPlan):
-        return piece.channels * piece.size_out**2
-    if isinstance(piece, ConvPlan):
-        return piece.elements_out
-    return (piece.project if isinstance(piece, InvertedPlan) else piece.restore).elements_out
+    return math.prod(output_shape(piece))
 
 
 def parameter_shapes(subnet: NetworkPlan) -> dict[str, tuple[int, ...]]:
