@@ -45,7 +45,7 @@ def subnets(data: ImageData, members: int) -> list[Subnet]:
     middle = ArchSpec.from_ofa(space, ks=[5] * 20, e=[4] * 20, d=[3] * 5, w=None, resolution=RESOLUTION)
     drawn = decode(space, random_genes(space, members - 1, np.random.default_rng(0)))
     archs = [middle, *[replace(arch, resolution=RESOLUTION) for arch in drawn]]
-    batch = data.calibration(RESOLUTION, images=16, batch_size=8)
+    batch = list(data.calibration(RESOLUTION, images=16, batch_size=8))
     found = []
     for arch in archs:
         network = supernet.subnet(arch)

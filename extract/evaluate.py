@@ -193,7 +193,7 @@ class Evaluator:
         return shelf
 
     def _calibration(self, resolution: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for x_NCHW in self.data.calibration_batches(resolution, images=self.calibration_images):
+        for x_NCHW in self.data.calibration(resolution, images=self.calibration_images):
             yield x_NCHW, torch.zeros(0)
 
     def _validation(self, resolution: int) -> Iterator[tuple[Tensor, Tensor]]:

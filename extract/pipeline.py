@@ -60,12 +60,11 @@ def _extract_from(run: Run, targets: list[Target], config: ExtractConfig, crew: 
         check_feasible(space, aim.bounds(), rng=rng)
         _say_what_the_budget_does(space, aim, config, story, rng)
 
-    calibration_images = run.recipe.calibration_images if run.recipe is not None else 2000
     evaluator = Evaluator(
         supernet,
         data or run.stand_in(),
         cache=run.folder / CACHE_NAME,
-        calibration_images=calibration_images,
+        calibration_images=run.calibration_images,
         device=measuring_device(config.device),
         crew=crew,
         has_images=data is not None,

@@ -202,9 +202,7 @@ class _Checker:
         if source.get("finetuned", {}).get(subnet.name, {}).get("is_kept"):
             self.unchecked.append("logits against torch: the subnet was trained further; fp32 stands for it")
             return None
-        recipe = self._run.recipe
-        images = recipe.calibration_images if recipe is not None else 2000
-        evaluator = Evaluator(self._run.supernet(), self._run.data(), calibration_images=images)
+        evaluator = Evaluator(self._run.supernet(), self._run.data(), calibration_images=self._run.calibration_images)
         if source.get("supernet_sha256") != evaluator.supernet_sha256:
             self.unchecked.append(f"logits against torch: {self._run.folder} is not the run that the bundle names")
             return None

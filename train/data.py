@@ -243,24 +243,12 @@ class ImageData:
         batch_size: int = CALIBRATION_BATCH,
         seed: int = CALIBRATION_SEED,
         shard: tuple[int, int] = (0, 1),
-    ) -> list[Tensor]:
-        """Return batches of varied training images for BatchNorm recalibration; see ``for_calibration``.
+    ) -> Iterator[Tensor]:
+        """Yield batches of varied training images for BatchNorm recalibration; see ``for_calibration``.
 
         The images are drawn at random once; the same arguments give the same batches. A last batch of one image would
         have no variance and is left out. Of several ranks each makes every so-manieth batch, by ``shard``.
         """
-        return list(self.calibration_batches(resolution, images=images, batch_size=batch_size, seed=seed, shard=shard))
-
-    def calibration_batches(
-        self,
-        resolution: int | None = None,
-        *,
-        images: int,
-        batch_size: int = CALIBRATION_BATCH,
-        seed: int = CALIBRATION_SEED,
-        shard: tuple[int, int] = (0, 1),
-    ) -> Iterator[Tensor]:
-        """Yield what ``calibration`` returns one batch at a time, for those who cannot hold all of them."""
         rows = torch.from_numpy(np.random.default_rng(seed).permutation(len(self.train)))[:images]
         augmentation, key = self.augmentation.for_calibration(), key_of(seed, 2, 0)
         parts = [part for part in torch.split(rows, batch_size) if len(part) > 1][shard[0] :: shard[1]]

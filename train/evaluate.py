@@ -30,7 +30,7 @@ def calibrated(supernet: Supernet, arch: ArchSpec, data: ImageData, *, images: i
         ranks: who shares the work.
     """
     module = supernet.subnet(arch)
-    batches = data.calibration(arch.resolution, images=images, shard=(ranks.rank, ranks.size))
+    batches = list(data.calibration(arch.resolution, images=images, shard=(ranks.rank, ranks.size)))
     seen = sum(len(batch) for batch in batches)
     if seen:
         recalibrate_bn(module, batches)

@@ -42,6 +42,9 @@ SCHEMA_VERSION = 1
 RECIPE, METRICS, RESULTS, TENSORBOARD, LOCK = "recipe.json", "metrics.jsonl", "results.json", "tensorboard", ".lock"
 BEST = "best"
 
+CALIBRATION_IMAGES = 2000
+"""For supernets that were imported; once-for-all takes as many."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -64,6 +67,11 @@ class Run:
             CheckpointError: the weights are not those of the space.
         """
         return Supernet.load(self.folder)
+
+    @property
+    def calibration_images(self) -> int:
+        """Training images from which BatchNorm of its subnets is recalibrated."""
+        return self.recipe.calibration_images if self.recipe is not None else CALIBRATION_IMAGES
 
     def cpu_threads(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which torch uses as many threads as the run was trained with."""

@@ -74,7 +74,7 @@ def test_each_image_is_augmented_on_its_own():
 
 def test_calibration_draws_the_same_training_images_each_time():
     """Two measurements of one subnet must agree."""
-    first, again = DATA.calibration(images=250), DATA.calibration(images=250)
+    first, again = (list(DATA.calibration(images=250)) for _ in range(2))
     assert [len(batch) for batch in first] == [100, 100, 50]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
