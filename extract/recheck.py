@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 
+from deps.extract.evaluate import Evaluator
 from deps.extract.images import Images
 from deps.extract.session import first_line, open_session
 from deps.extract.verify import Candidate, Judgement, compare_graphs, judge
@@ -106,14 +108,17 @@ class _Checker:
         self._bundle, self._run, self._story = bundle, run, story
         self.unchecked: list[str] = []
         self._images: Images | None = None
+        self._compared: int | None = None
         if run is None:
             self.unchecked.append("accuracies and logits against torch; name the run with --supernet RUN")
             return
         checks = bundle.manifest.provenance.get("checks", {})
         seed = int(bundle.manifest.provenance.get("source", {}).get("seed", 0))
         resolution = bundle.manifest.input.shape[1]
-        judged = checks.get("validation_images") if isinstance(checks, dict) else None
-        self._images = Images(run.data(data), resolution, seed=seed, judged=judged)
+        checks = checks if isinstance(checks, dict) else {}
+        self._data = run.data(data)
+        self._images = Images(self._data, resolution, seed=seed, judged=checks.get("validation_images"))
+        self._compared = checks.get("compared_with_torch", self._images.compared)
 
     def findings(self) -> Iterator[Finding]:
         """Yield what is found of each file."""
@@ -190,19 +195,23 @@ class _Checker:
         if network is None:
             first, second = (compare_graphs(graphs, candidates["fp32"].session, split) for split in splits)
         else:
-            first, second = (judge(graphs, network, split, compared=self._images.compared) for split in splits)
+            first, second = (judge(graphs, network, split, compared=self._compared) for split in splits)
         return first, second
+
+    @cached_property
+    def _evaluator(self) -> Evaluator:
+        """What makes subnets again, from the images that they were made from."""
+        assert self._run is not None
+        return Evaluator(self._run.supernet(), self._data, calibration_images=self._run.calibration_images)
 
     def _network(self, subnet: SubnetEntry) -> Network | None:
         """Return the torch subnet made again; None where the run is another, or the subnet was trained further."""
-        from deps.extract.evaluate import Evaluator
-
         assert self._run is not None
         source = self._bundle.manifest.provenance.get("source", {})
         if source.get("finetuned", {}).get(subnet.name, {}).get("is_kept"):
             self.unchecked.append("logits against torch: the subnet was trained further; fp32 stands for it")
             return None
-        evaluator = Evaluator(self._run.supernet(), self._run.data(), calibration_images=self._run.calibration_images)
+        evaluator = self._evaluator
         if source.get("supernet_sha256") != evaluator.supernet_sha256:
             self.unchecked.append(f"logits against torch: {self._run.folder} is not the run that the bundle names")
             return None

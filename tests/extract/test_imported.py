@@ -45,7 +45,9 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "ofa"
 
 
-def test_an_imported_supernet_becomes_a_bundle(imported: Path, pictures: Path, tmp_path: Path):
+def test_an_imported_supernet_becomes_a_bundle(
+    imported: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     """Budget, recalibration on own pictures, exports, and the cut that the server must make."""
     out = tmp_path / "bundle"
     argv = ["--supernet", str(imported), "--data", str(pictures), "--flops", "200M", "--target", "cpu"]
@@ -59,6 +61,10 @@ def test_an_imported_supernet_becomes_a_bundle(imported: Path, pictures: Path, t
     assert manifest.input.crop == arch.resolution
     assert manifest.input.resize == -(-256 * arch.resolution // 224)
     assert "fp32" in {model.precision for model in subnet.models}
+    # With the same pictures the torch subnet can be made again, though the run has none of its own.
+    capsys.readouterr()
+    assert extract(["verify", str(out), "--supernet", str(imported), "--data", str(pictures), "--json", "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out)["unchecked"] == []
 
 
 def test_with_a_published_predictor_no_pictures_are_needed(
