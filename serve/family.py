@@ -21,7 +21,7 @@ from deps.serve.estimates import filled_curve, padded_curve
 from deps.serve.manifest import ModelFile
 from deps.serve.targets import get_target
 
-START_BUDGET_S = 0.25
+START_BUDGET_S = 0.15
 """Time at the start for measuring batches of a whole family, beyond the first images of each subnet."""
 
 # Batches of so many images are tried whatever they take: without, a slow machine would never join any. The largest one

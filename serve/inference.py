@@ -14,8 +14,9 @@ from urllib.parse import parse_qs
 
 from deps.serve.answers import InferAnswer, encode_infer
 from deps.serve.body import accepted_encoding, compress, read_body
+from deps.serve.engines.base import FloatArray
 from deps.serve.front.exchange import ARRIVAL, EXCHANGE, Exchange
-from deps.serve.images import image_from_bytes
+from deps.serve.manifest import InputSpec
 from deps.serve.models import Asking, Loaded, Served
 from deps.serve.protocol import HEADER_LENGTH, MODEL_VERSION, TIMEOUT_HEADER, parse_infer, parse_timeout_header
 from deps.serve.ranking import top_classes
@@ -120,7 +121,7 @@ class Inference:
             )
         self._pictures += 1
         try:
-            image_CHW = await asyncio.to_thread(image_from_bytes, content, manifest.input)
+            image_CHW = await asyncio.to_thread(_decoded, content, manifest.input)
         finally:
             self._pictures -= 1
         computed = await loaded.service.infer(image_CHW[None], arrival=asking.arrived, timeout_s=timeout_s)
@@ -173,6 +174,12 @@ async def _unless_gone(scope: Scope, receive: Receive, answering: Coroutine[Any,
         raise ClientGoneError
     finally:
         gone.cancel()
+
+
+def _decoded(content: Buffer, spec: InputSpec) -> FloatArray:
+    from deps.serve.images import image_from_bytes  # a server that is sent tensors only never loads Pillow
+
+    return image_from_bytes(content, spec)
 
 
 def _text(value: bytes | None) -> str | None:
