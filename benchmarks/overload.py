@@ -31,7 +31,7 @@ import numpy as np
 import uvloop
 from arrivals import Moments, gamma, mmpp
 from bundles import family_128, write_bundle
-from serving import request_of, resident_bytes, started
+from servers import request_of, resident_bytes, started
 
 from deps.ground.provenance import provenance
 
