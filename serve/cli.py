@@ -224,6 +224,7 @@ def _serve(args: argparse.Namespace) -> Report | None:
     from deps.ground.errors import BundleError
     from deps.serve.access import Access, read_token
     from deps.serve.body import DEFAULT_MAX_BODY_BYTES
+    from deps.serve.front.acceptor import Acceptor
     from deps.serve.front.limits import Limits
     from deps.serve.http import create_app
     from deps.serve.logs import LoggedStory, set_up_logs
@@ -261,7 +262,8 @@ def _serve(args: argparse.Namespace) -> Report | None:
             if args.json:
                 print(json.dumps(facts), flush=True)
 
-        run_server(app, repository, bound, announce, Limits(max_body_bytes=max_body_bytes))
+        acceptor = Acceptor(app, Limits(max_body_bytes=max_body_bytes), app.screen)
+        run_server(acceptor, repository, bound, announce)
         story.say("stopped; every accepted request was answered")
     return None
 

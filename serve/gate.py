@@ -1,24 +1,24 @@
 """The outermost part of the application: it turns strangers away, and sends inference past the routes.
 
-Relies on ``access.py`` for who may ask, and on ``inference.py`` for what carries the load; the rest is ``http.py``'s.
+Relies on ``access.py`` for who may ask, and on ``inference.py`` for what carries the load; the rest is ``http.py``'s. A
+large body is only taken in once ``screen`` has seen whose it is and where it goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from starlette.applications import Starlette
+from starlette.routing import Match
 
 from deps.serve.access import Access
 from deps.serve.inference import Inference, target_of
-from deps.serve.refusals import RefusedError
+from deps.serve.refusals import RefusedError, no_such_page
 from deps.serve.replies import Receive, Scope, Send, reply_to
-
-AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Gate:
     """Turns strangers away, and sends what carries the load past the routes."""
 
-    def __init__(self, app: AsgiApp, access: Access, inference: Inference) -> None:
+    def __init__(self, app: Starlette, access: Access, inference: Inference) -> None:
         self._app = app
         self._access = access
         self._inference = inference
@@ -38,6 +38,19 @@ class Gate:
             await self._app(scope, receive, send)
         else:
             await self._inference(target, scope, receive, send)
+
+    def screen(self, scope: Scope) -> None:
+        """Let the body of a request come.
+
+        Raises:
+            RefusedError: a stranger's (401, 403), or there is nothing at its address (404).
+        """
+        self._check(scope)
+        target = target_of(scope["path"]) if scope["method"] == "POST" else None
+        if target is not None:
+            self._inference.find(target)
+        elif all(route.matches(scope)[0] is Match.NONE for route in self._app.routes):
+            raise no_such_page(scope["path"])
 
     def _check(self, scope: Scope) -> None:
         found: dict[bytes, str | None] = {b"authorization": None, b"origin": None, b"host": None}

@@ -27,7 +27,7 @@ from deps.serve.models import Served
 from deps.serve.openapi import openapi
 from deps.serve.page import page_routes
 from deps.serve.protocol import parse_control
-from deps.serve.refusals import ClientGoneError, RefusedError
+from deps.serve.refusals import ClientGoneError, RefusedError, no_such_page
 from deps.serve.replies import Reply, error_reply, json_reply, reply_to
 from deps.serve.repository import Repository
 
@@ -110,9 +110,7 @@ async def _no_such_page(request: Request, error: Exception) -> Reply:
     assert isinstance(error, HTTPException)
     path = request.url.path
     if error.status_code == 404:
-        return error_reply(
-            f"there is nothing at {path}; expected a path of the protocol, such as /v2/health/ready", 404
-        )
+        return reply_to(no_such_page(path))
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         return error_reply(

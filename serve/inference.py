@@ -72,7 +72,7 @@ class Inference:
         """Answer one request; whatever goes wrong is told in the protocol's shape."""
         answer = self._infer if target.verb == "infer" else self._classify
         try:
-            served = self._repository.find(target.name, target.version)
+            served = self.find(target)
             arrived = scope.get(ARRIVAL) or time.monotonic()
             with served.asking(arrived) as asking, served.lease() as loaded:
                 reply = await answer(served, loaded, asking, scope, receive)
@@ -83,6 +83,14 @@ class Inference:
                 raise  # the server writes it to its log
             return
         await reply(scope, receive, send)
+
+    def find(self, target: Target) -> Served:
+        """Return what is asked.
+
+        Raises:
+            RefusedError: no such model or version; 404.
+        """
+        return self._repository.find(target.name, target.version)
 
     async def _infer(self, served: Served, loaded: Loaded, asking: Asking, scope: Scope, receive: Receive) -> Reply:
         headers: dict[bytes, bytes] = dict(scope["headers"])

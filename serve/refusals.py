@@ -29,3 +29,10 @@ def body_too_large(max_bytes: int) -> RefusedError:
     """Return the refusal of a body, or of what it decompresses to, that is over the limit."""
     limit = format_bytes(max_bytes)
     return RefusedError(f"the body is too large; expected at most {limit}; send fewer images at once", status=413)
+
+
+def no_such_page(path: str) -> RefusedError:
+    """Return the refusal of an address at which there is nothing."""
+    return RefusedError(
+        f"there is nothing at {path}; expected a path of the protocol, such as /v2/health/ready", status=404
+    )

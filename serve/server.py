@@ -16,7 +16,6 @@ from typing import Protocol
 from deps.ground.errors import AddressError
 from deps.serve.front.acceptor import Acceptor
 from deps.serve.front.exchange import App, Message
-from deps.serve.front.limits import Limits
 
 # Longest wait for requests under way once the server was told to stop.
 DRAIN_S = 30
@@ -168,17 +167,14 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-def run_server(
-    app: App, models: Drainable, bound: socket.socket, announce: Callable[[], None], limits: Limits | None = None
-) -> None:
+def run_server(acceptor: Acceptor, models: Drainable, bound: socket.socket, announce: Callable[[], None]) -> None:
     """Serve until SIGTERM, which ends this function, or Ctrl-C, which also raises.
 
     Args:
-        app: an ASGI application, such as ``create_app`` makes of a repository.
+        acceptor: makes the connections, and knows the application.
         models: told when to drain.
         bound: where to listen.
         announce: called once requests are answered and signals are heeded.
-        limits: what clients may send.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, after every accepted request was answered.
@@ -189,7 +185,7 @@ def run_server(
         stop = Stop(models.begin_drain)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.heed, number)
-        loop.run_until_complete(serve(Acceptor(app, limits or Limits()), bound, stop, announce))
+        loop.run_until_complete(serve(acceptor, bound, stop, announce))
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(loop.shutdown_default_executor())
     finally:

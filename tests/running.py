@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from deps.serve.front.limits import Limits
 from deps.serve.grpc_front import GrpcFront
 from deps.serve.http import create_app
 from deps.serve.repository import Repository
-from deps.serve.server import Stop, listen, new_event_loop, serve, url_of
+from deps.serve.server import Drainable, Stop, listen, new_event_loop, serve, url_of
 from deps.serve.service import ServeOptions, Service
 
 MAX_BODY_BYTES = 200_000
@@ -63,19 +65,34 @@ def running(
     if with_grpc:
         fronts = [GrpcFront(repository, "127.0.0.1:0", access=access, max_body_bytes=MAX_BODY_BYTES)]
     app = {"access": access, "max_body_bytes": MAX_BODY_BYTES, "beside": fronts, **app}
-    loop, stop, is_up = new_event_loop(), Stop(repository.begin_drain), threading.Event()
-    acceptor = Acceptor(create_app(repository, **app), Limits(max_body_bytes=app["max_body_bytes"]))
+    gate = create_app(repository, **app)
+    acceptor = Acceptor(gate, Limits(max_body_bytes=app["max_body_bytes"]), gate.screen)
+    with serving(acceptor, bound, repository), httpx.Client(base_url=url_of(bound), timeout=20) as client:
+        grpc = f"127.0.0.1:{fronts[0].port}" if fronts else ""
+        yield Running(url_of(bound), repository, client, grpc)
+    assert not repository.is_ready
+
+
+@contextlib.contextmanager
+def serving(
+    acceptor: Acceptor,
+    bound: socket.socket,
+    models: Drainable,
+    make_loop: Callable[[], asyncio.AbstractEventLoop] = new_event_loop,
+    *,
+    signals: int = 1,
+) -> Iterator[None]:
+    """Answer requests from a thread of its own while the block runs; a second signal cuts off who is left."""
+    loop, stop, is_up = make_loop(), Stop(models.begin_drain), threading.Event()
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(acceptor, bound, stop, is_up.set),))
     thread.start()
     try:
-        with httpx.Client(base_url=url_of(bound), timeout=20) as client:
-            assert is_up.wait(20)
-            grpc = f"127.0.0.1:{fronts[0].port}" if fronts else ""
-            yield Running(url_of(bound), repository, client, grpc)
+        assert is_up.wait(20)
+        yield
     finally:
-        loop.call_soon_threadsafe(stop.heed, signal.SIGINT)
+        for _ in range(signals):
+            loop.call_soon_threadsafe(stop.heed, signal.SIGINT)
         thread.join(20)
         loop.close()
         bound.close()
     assert not thread.is_alive()
-    assert not repository.is_ready

@@ -11,7 +11,7 @@ import json
 import time
 
 from deps.serve.front.connection import Connection
-from deps.serve.front.exchange import STATUS_LINES, App
+from deps.serve.front.exchange import STATUS_LINES, App, Screen
 from deps.serve.front.limits import Limits
 
 SCRATCH_BYTES = 1 << 15
@@ -21,9 +21,10 @@ SWEEP_S = 0.5
 class Acceptor:
     """Makes the connections of a server, and knows them."""
 
-    def __init__(self, app: App, limits: Limits) -> None:
+    def __init__(self, app: App, limits: Limits, screen: Screen | None = None) -> None:
         self.app = app
         self.limits = limits
+        self.screen = screen
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         """Where all connections read what is no body: a read and its use are one step of the loop."""
 
@@ -96,6 +97,7 @@ class Acceptor:
             b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body),
             b"connection: close\r\n" if closes else b"",
             b"" if retry_after_s is None else b"retry-after: %d\r\n" % retry_after_s,
+            b"www-authenticate: Bearer\r\n" if status == 401 else b"",
             self.date,
             b"\r\n",
             body,

@@ -147,6 +147,7 @@ class Connection(asyncio.BufferedProtocol):
         """Make room for the body that a head announces, and take what of it is there."""
         self._head = head
         if head.is_chunked:
+            self._screen(head)
             self._chunks = ChunkedBody(self._limits.max_body_bytes)
             self._allow(head, self._limits.max_body_bytes)
             self._go_on_with_chunks()
@@ -156,6 +157,8 @@ class Connection(asyncio.BufferedProtocol):
         if not head.length:
             self._begin(b"")
             return
+        if head.length > len(self._ahead):
+            self._screen(head)
         try:
             self._hold(head.length)
         except RefusedError as refusal:
@@ -176,6 +179,11 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._body, self._filled = body, here
         self._allow(head, head.length)
+
+    def _screen(self, head: Head) -> None:
+        """Refuse, while its body is still to come, what the head alone shows will be refused."""
+        if self._acceptor.screen is not None:
+            self._acceptor.screen(head.scope())
 
     def _allow(self, head: Head, length: int) -> None:
         """Give the body its time, and the client its leave if it waits for it."""

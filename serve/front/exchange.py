@@ -24,6 +24,9 @@ App = Callable[
     [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
 ]
 
+Screen = Callable[[MutableMapping[str, Any]], None]
+"""Looks at a request of which only the head is there, and raises ``RefusedError`` when its body need not come."""
+
 ARRIVAL = "deps.arrival"
 """Key of the scope: the moment of the request's first byte, by ``time.monotonic``."""
 

@@ -562,3 +562,30 @@ def test_draining_server_is_not_ready_and_still_answers(stalled, images):
     assert server.client.get("/v2/health/live").status_code == 200
     assert server.client.post("/v2/repository/index").json()[0]["state"] == "UNAVAILABLE"
     assert server.client.post(INFER, json=_json_request(images[:1])).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "token", "status"),
+    [
+        (INFER, "wrong", 401),
+        ("/v2/models/absent/infer", "a-token-of-ours", 404),
+        ("/v2/models/tiny/versions/7/classify", "a-token-of-ours", 404),
+        ("/upload", "a-token-of-ours", 404),
+    ],
+)
+def test_large_body_of_a_stranger_or_to_nowhere_is_not_read(make_bundle, path: str, token: str, status: int):
+    """Only the head has been sent when the answer comes; a model's own address gives leave."""
+    options, access = ServeOptions(num_threads=1), Access(token="a-token-of-ours")
+    with running(make_bundle(), options=options, access=access) as server:
+
+        def told(path: str, token: str) -> bytes:
+            host, port = server.address.split(":")
+            lines = [f"POST {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {token}", "Content-Length: 150000"]
+            with socket.create_connection((host, int(port)), timeout=10) as client:
+                client.sendall("\r\n".join([*lines, "Expect: 100-continue", "", ""]).encode())
+                return client.recv(4096)
+
+        answer = told(path, token)
+        assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+        assert (b"www-authenticate: Bearer" in answer) == (status == 401)
+        assert told(INFER, "a-token-of-ours") == b"HTTP/1.1 100 Continue\r\n\r\n"

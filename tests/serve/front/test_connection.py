@@ -15,8 +15,9 @@ import pytest
 from deps.serve.front.acceptor import Acceptor
 from deps.serve.front.exchange import EXCHANGE
 from deps.serve.front.limits import Limits
-from deps.serve.refusals import ClientGoneError
-from deps.serve.server import Stop, listen, new_event_loop, serve
+from deps.serve.refusals import ClientGoneError, RefusedError
+from deps.serve.server import listen, new_event_loop
+from running import serving
 
 LIMITS = Limits(
     max_body_bytes=100_000,
@@ -42,6 +43,10 @@ class Echo:
 
     def begin_drain(self) -> None:
         """Nothing is ready or not here."""
+
+    def screen(self, scope) -> None:
+        if scope["path"] == "/nowhere":
+            raise RefusedError("there is nothing; expected something", status=404)
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] == "lifespan":
@@ -95,20 +100,11 @@ class Running:
 
 @contextlib.contextmanager
 def running_server(make_loop: Callable[[], asyncio.AbstractEventLoop] = new_event_loop) -> Iterator[Running]:
-    echo, bound, loop = Echo(), listen("127.0.0.1", 0), make_loop()
-    acceptor, stop, is_up = Acceptor(echo, LIMITS), Stop(echo.begin_drain), threading.Event()
+    echo, bound = Echo(), listen("127.0.0.1", 0)
+    acceptor = Acceptor(echo, LIMITS, echo.screen)
     port = bound.getsockname()[1]
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(acceptor, bound, stop, is_up.set),))
-    thread.start()
-    try:
-        assert is_up.wait(20)
+    with serving(acceptor, bound, echo, make_loop, signals=2):
         yield Running(port, echo, acceptor)
-    finally:
-        loop.call_soon_threadsafe(stop.heed, 2)
-        loop.call_soon_threadsafe(stop.heed, 2)
-        thread.join(20)
-        loop.close()
-    assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +179,23 @@ def test_client_that_waits_for_leave_gets_it(server: Running):
         assert client.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         client.sendall(b"body")
         assert b'4, "body"]' in client.recv(1000)
+
+
+@pytest.mark.parametrize("extra", ["Content-Length: 90000", "Transfer-Encoding: chunked", "Expect: 100-continue"])
+def test_body_that_leads_nowhere_is_not_awaited(server: Running, extra: str):
+    """A stranger could send what nobody will read; who waits for leave does not get it."""
+    headers = [extra] if extra.startswith("Transfer") else ["Content-Length: 90000", *[extra] * extra.startswith("E")]
+    came = talk(server, get("/nowhere", *headers).replace(b"GET", b"POST"))
+    assert came.startswith(b"HTTP/1.1 404 ")
+    assert b"connection: close" in came
+    assert server.acceptor.held_bytes == 0
+
+
+def test_small_body_that_leads_nowhere_keeps_the_connection(server: Running):
+    """It is here already, so the next request can follow it."""
+    came = talk(server, post(b"abc").replace(b"/p", b"/nowhere") + get("/next", CLOSE))
+    assert b'"/nowhere", 3' in came
+    assert b'"/next"' in came
 
 
 def test_answer_to_head_has_no_body(server: Running):
