@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deps.ground.console import Story, require, text_table
+from deps.ground.console import Story, text_table
 from deps.ground.errors import RunError
-from deps.ground.files import whole_file, write_json
+from deps.ground.files import write_json
 from deps.ground.units import format_count, format_seconds
+from deps.train.figures import new_figure, save_figure
 from deps.train.run import open_run, read_results
 
 
@@ -144,12 +145,7 @@ def compared_run(folder: Path) -> ComparedRun:
 
 def draw(runs: Sequence[ComparedRun], out: Path) -> list[Path]:
     """Draw accuracy against multiply-adds, and mean accuracy against the cost of training; PNG and SVG."""
-    require("matplotlib", "compile")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 4.5)
     front, price = figure.subplots(1, 2)
     for run in runs:
         label = f"{run.name} ({run.method})"
@@ -160,9 +156,4 @@ def draw(runs: Sequence[ComparedRun], out: Path) -> list[Path]:
     front.set(xlabel="multiply-adds of a subnet, millions", ylabel="test top-1, %", title="what was reached")
     price.set(xlabel="multiply-adds of the training", ylabel="mean test top-1, %", title="what it cost")
     front.legend(fontsize=8)
-    paths = []
-    for kind in ("png", "svg"):
-        paths.append(out / f"compare.{kind}")
-        with whole_file(paths[-1]) as temporary:
-            figure.savefig(temporary, format=kind)
-    return paths
+    return save_figure(figure, out, "compare")

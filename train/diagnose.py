@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deps.ground.files import whole_file, write_text
+from deps.ground.files import write_text
 from deps.supernet.slicing import leading_corner
 from deps.supernet.supernet import Supernet
 from deps.train.distributed import Ranks
+from deps.train.figures import new_figure, save_figure
 from deps.train.gradients import Corner
 from deps.train.methods import Share, StepPlan
 
@@ -143,12 +144,8 @@ def draw_gradients(folder: Path, *, shrink_start: int) -> list[Path]:
     records = read_gradients(folder)
     if not records:
         return []
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     roles = sorted({record["role"] for record in records}, reverse=True)
-    figure = Figure(figsize=(6 * len(roles), 7), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6 * len(roles), 7)
     axes = figure.subplots(2, len(roles), sharex=True, squeeze=False)
     for column, role in enumerate(roles):
         mine = [record for record in records if record["role"] == role]
@@ -168,9 +165,4 @@ def draw_gradients(folder: Path, *, shrink_start: int) -> list[Path]:
             axes[row][column].set_title(f"{role}: {title}", fontsize=10)
         axes[1][column].set_xlabel("step")
     axes[0][0].legend(fontsize=7)
-    paths = []
-    for kind in ("png", "svg"):
-        paths.append(folder / f"gradients.{kind}")
-        with whole_file(paths[-1]) as temporary:
-            figure.savefig(temporary, format=kind)
-    return paths
+    return save_figure(figure, folder, "gradients")
