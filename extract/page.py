@@ -15,7 +15,7 @@ from deps.extract import drawing
 from deps.extract.bundle import Member
 from deps.extract.drawing import Series
 from deps.extract.export import Export
-from deps.extract.report import Landscape
+from deps.extract.report import Landscape, percent
 from deps.ground.units import format_bytes, format_count, format_ms
 from deps.profile.latency import LatencyTable
 from deps.serve.targets import Target
@@ -109,8 +109,8 @@ def _cards(member: Member) -> str:
     assert fp32.validation is not None
     assert fp32.test is not None
     facts = [
-        ("top-1, validation", _percent(fp32.validation.top1)),
-        ("top-1, test", _percent(fp32.test.top1)),
+        ("top-1, validation", percent(fp32.validation.top1)),
+        ("top-1, test", percent(fp32.test.top1)),
         ("FLOPs", format_count(costs.flops)),
         ("parameters", format_count(costs.params)),
         ("fp32 weights", format_bytes(costs.weight_bytes)),
@@ -176,7 +176,7 @@ def _precisions(entries: Sequence[Export]) -> str:
         top1 = 100 * entry.validation.top1
         cells = [
             f'<td class="bar"><span style="width:{top1:.2f}%"></span><b>{top1:.2f} %</b></td>',
-            f"<td>{_percent(entry.test.top1)}</td>",
+            f"<td>{percent(entry.test.top1)}</td>",
             f"<td>{-100 * (entry.drop or 0):+.2f}</td>",
             f"<td>{format_bytes(len(entry.content))}</td>",
             f"<td>{max(entry.validation.max_abs_error, entry.test.max_abs_error):.2g}</td>",
@@ -230,7 +230,7 @@ def _family(members: Sequence[Member]) -> str:
     rows = []
     for member in members:
         fp32 = member.exports.entries[0]
-        top1 = _percent(fp32.validation.top1) if fp32.validation else "-"
+        top1 = percent(fp32.validation.top1) if fp32.validation else "-"
         rows.append(
             f"<tr><th>{_text(member.name)}</th><td>{format_count(member.costs.flops)}</td>"
             f"<td>{format_count(member.costs.params)}</td><td>{top1}</td></tr>"
@@ -246,10 +246,6 @@ def _export_notes(members: Sequence[Member]) -> list[str]:
 
 def _list(notes: Sequence[str]) -> str:
     return f"<ul>{''.join(f'<li>{_text(note)}</li>' for note in notes)}</ul>" if notes else ""
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f} %"
 
 
 def _text(text: str) -> str:

@@ -232,7 +232,7 @@ def _member_lines(member: Member, entry: SubnetEntry, what: str) -> list[str]:
         f"{format_bytes(entry.activation_bytes)} of activations",
         *[f"{_latency_text(latency)} on {target}" for target, latency in entry.latency.items()],
     ]
-    rows = [["torch", "-", _percent(exports.torch_validation), _percent(exports.torch_test), "-", "-", "-", ""]]
+    rows = [["torch", "-", percent(exports.torch_validation), percent(exports.torch_test), "-", "-", "-", ""]]
     rows += [_row(export) for export in exports.entries]
     if not exports.is_measured:
         # Only sizes and errors were found; the columns of accuracies say so.
@@ -248,7 +248,8 @@ def _member_lines(member: Member, entry: SubnetEntry, what: str) -> list[str]:
     ]
 
 
-def _percent(fraction: float) -> str:
+def percent(fraction: float) -> str:
+    """Return a share as a person reads it."""
     return f"{100 * fraction:.2f} %"
 
 
@@ -268,11 +269,11 @@ def _row(export: Export) -> list[str]:
     return [
         export.precision,
         format_bytes(len(export.content)),
-        _percent(export.validation.top1),
-        _percent(export.test.top1),
+        percent(export.validation.top1),
+        percent(export.test.top1),
         f"{100 * (export.drop or 0.0):+.2f}",
         f"{max(export.validation.max_abs_error, export.test.max_abs_error):.2g}",
-        _percent(export.validation.same_answer),
+        percent(export.validation.same_answer),
         verdict,
     ]
 

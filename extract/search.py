@@ -147,7 +147,7 @@ class _Search:
         """Evolve, swap, and return the best."""
         population, fitness = self.first_population(start)
         for _ in range(self.settings.generations):
-            children = self.children(population, fitness)
+            children = self.children(population)
             population, fitness = self.survivors(population, fitness, children, self.settings.population)
         population, fitness = self.climb(population, fitness)
         is_feasible = np.isfinite(fitness) & (fitness > _INFEASIBLE)
@@ -174,9 +174,12 @@ class _Search:
         population = distinct(np.concatenate([known, drawn[order[: self.settings.population]]]))
         return _best(population, self.fitness(population), self.settings.population)
 
-    def children(self, population: Genes, fitness: Values) -> Genes:
-        """Return as many new subnets as the population has, feasible ones where enough of them come up."""
-        del fitness  # the population is sorted, so rank is all that is needed
+    def children(self, population: Genes) -> Genes:
+        """Return as many new subnets as the population has, feasible ones where enough of them come up.
+
+        Args:
+            population: sorted, the best first.
+        """
         parents = population[: max(2, int(self.settings.parents * len(population)))]
         proposals = 2 * self.settings.population
         half = proposals // 2

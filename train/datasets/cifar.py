@@ -47,7 +47,6 @@ def _cifar(name: str, reader: Any, source: Source) -> ImageData:
     Raises:
         DataError: a file is missing or altered, or cannot be fetched.
     """
-    assert source.root is not None
     _provide(name, reader, source.root, source)
     parts = {train: reader(str(source.root), train=train, download=False) for train in (True, False)}
     labels = {train: np.asarray(part.targets, np.int64) for train, part in parts.items()}

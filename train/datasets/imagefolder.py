@@ -135,7 +135,6 @@ def _image_data(
 
 
 def _root(source: Source) -> Path:
-    assert source.root is not None
     if not source.root.is_dir():
         raise DataError(f"{source.root} does not exist; expected a folder of pictures; correct --data")
     return source.root

@@ -15,8 +15,8 @@ from deps.ground.console import Story
 class Source:
     """What a data set is made from."""
 
-    root: Path | None = None
-    """Folder of the images, for data sets that are not part of an installed package."""
+    root: Path
+    """Folder of the images."""
 
     validation_images: int = 0
     """Training images held out for choices, where the data set brings none; 0 means a tenth."""
