@@ -9,7 +9,7 @@ from typing import Any
 from chart import line_chart
 from evidence import Evidence, Result, first_reaches, mean_top, on_the_way, seconds_on_the_way, table, told, tops
 
-from deps.ground.units import format_count, format_seconds
+from deps.ground.units import format_count
 
 NAMES = {
     "deps": "DεpS",
@@ -48,7 +48,8 @@ def methods(found: Evidence) -> tuple[list[str], dict[str, str]]:
         minutes = sum(r[0]["seconds"] for r in alone if r) / 60
         mean = "–"
         if all(alone):
-            mean = told([statistics.mean(100 * runs[0]["test_top1"] for runs in alone)])
+            by_seed = zip(*([100 * r["test_top1"] for r in runs] for runs in alone), strict=False)
+            mean = told([statistics.mean(six) for six in by_seed])
         counts = sorted({len(runs) for runs in alone})
         share = "" if all(alone) else f" ({sum(map(bool, alone))} of {len(alone)} done)"
         head = [
@@ -195,33 +196,43 @@ def pipeline(found: Evidence) -> list[str]:
     result = found.pipeline
     if result is None:
         return [NOT_YET]
-    text, precisions = [], ("fp32", "fp16", "cpu-int8")
-    rows = []
+    precisions = ("fp32", "fp16", "cpu-int8")
+    rows, rivals = [], []
     for row in result["subnets"]:
         latency = row["latency"]
-        rivals = [found.job("rivals", f"{name}-{row['budget']}") for name in RIVALS]
-        cells = [
-            row["budget"],
-            f"{row['flops'] / 1e6:.2f} M",
-            f"{latency['predicted_ms']:.3f} ± {latency['error']:.1%}",
-        ]
-        cells += [f"{latency['measured_ms']:.3f}", f"{100 * row['torch_top1']:.2f}"]
-        cells += [http_figure(row, precision) for precision in precisions]
-        rows.append([*cells, *[f"{100 * r['test_top1']:.2f}" if r else "–" for r in rivals]])
-    header = ["budget", "multiply-adds", "predicted ms (error of the table)", "measured ms", "torch"]
-    header += [f"{p} over HTTP" for p in precisions] + list(RIVALS.values())
-    images = f"{result['test_images']:,} test images"
-    made = f"From `{result['supernet']}` (`{result['command']}`); top-1 in percent of {images}."
-    text = [made, "", *table(header, rows), ""]
-    steps = [[name, f"{seconds / 60:.1f}"] for name, seconds in result["seconds"].items()]
-    text += ["A new target, in minutes of this machine:", "", *table(["step", "minutes"], steps)]
-    training = found.job("rivals", f"shipped-{result['subnets'][0]['budget']}")
-    whole = sum(result["seconds"].values())
-    if training:
-        text += [
-            "",
-            f"{format_seconds(whole)} in all, against {format_seconds(training['seconds'])} to train one network.",
-        ]
+        measured = latency["measured_ms"]
+        cells = [row["budget"], f"{row['flops'] / 1e6:.2f} M"]
+        cells.append(f"{latency['predicted_ms']:.3f} ± {latency['error_ms']:.3f}")
+        cells += [f"{measured['fp32']:.3f}", f"{measured['cpu-int8']:.3f}" if "cpu-int8" in measured else "–"]
+        cells.append(f"{100 * row['torch_top1']:.2f}")
+        rows.append([*cells, *[http_figure(row, precision) for precision in precisions]])
+        beside = [found.job("rivals", f"{name}-{row['budget']}") for name in RIVALS]
+        figures = [f"{100 * r['test_top1']:.2f} ({r['flops'] / 1e6:.2f} M)" if r else "not trained yet" for r in beside]
+        rivals.append([row["budget"], f"{100 * row['torch_top1']:.2f} ({row['flops'] / 1e6:.2f} M)", *figures])
+    error = result["table"]["error"]
+    header = ["budget", "multiply-adds", "predicted ms", "fp32 ms", "int8 ms", "torch %"]
+    header += [f"{p} over HTTP %" for p in precisions]
+    text = [
+        f"From `{result['supernet']}` by `{result['command']}`; top-1 on {result['test_images']:,} test",
+        f"images. The latency table errs by {error['mape']:.1%} on {error['nets']} held-out nets (worst",
+        f"{error['worst']:.1%}), a straight line through the multiply-adds by {error['flops_line_mape']:.1%}. Milliseconds",
+        "are medians of one image on one thread. Bundles keep fp16 for TensorRT; here a copy's manifest lets ONNX",
+        "Runtime run it, which converts on a processor, so that its time would say nothing.",
+        "",
+        *table(header, rows),
+        "",
+        "Beside networks trained for one budget, on as many images as the supernet saw:",
+        "",
+        *table(["budget", "from the supernet", *RIVALS.values()], rivals),
+        "",
+        "What a new target costs, in minutes of this machine:",
+        "",
+    ]
+    seconds = {**result["seconds"], "together": sum(result["seconds"].values()), **result["later_seconds"]}
+    text += table(["step", "minutes"], [[name, f"{value / 60:.1f}"] for name, value in seconds.items()])
+    alone = found.job("rivals", f"shipped-{result['subnets'][0]['budget']}")
+    if alone:
+        text += ["", f"Training the first of these networks alone took {alone['seconds'] / 60:.0f} minutes."]
     return text
 
 
