@@ -215,8 +215,8 @@ def pipeline(found: Evidence) -> list[str]:
     text = [
         f"From `{result['supernet']}` by `{result['command']}`; top-1 on {result['test_images']:,} test",
         f"images. The latency table errs by {error['mape']:.1%} on {error['nets']} held-out nets (worst",
-        f"{error['worst']:.1%}), a straight line through the multiply-adds by {error['flops_line_mape']:.1%}. Milliseconds",
-        "are medians of one image on one thread. Bundles keep fp16 for TensorRT; here a copy's manifest lets ONNX",
+        f"{error['worst']:.1%}), a straight line through the multiply-adds by {error['flops_line_mape']:.1%}.",
+        "Milliseconds are medians of one image on one thread. Bundles keep fp16 for TensorRT; here a copy's manifest lets ONNX",
         "Runtime run it, which converts on a processor, so that its time would say nothing.",
         "",
         *table(header, rows),
