@@ -60,8 +60,8 @@ CIFAR10 = Setting(
     seeds=(0, 1, 2),
     budgets=("4M", "6M", "8M"),
     families={
-        "proxyless": ("cifar10-proxyless-narrow", {"kernels": (3,), "depths": (), "epochs": 8}),
-        "resnet": ("cifar10-resnet-narrow", {"kernels": (), "depths": (), "epochs": 8}),
+        "proxyless": ("cifar10-proxyless-narrow", {"depths": ()}),
+        "resnet": ("cifar10-resnet50-narrow", {"kernels": (), "depths": ()}),
     },
 )
 SMOKE = Setting(

@@ -26,6 +26,7 @@ def proxyless(
     resolutions: tuple[int, ...] = IMAGENET_RESOLUTIONS,
     stem_stride: int = 2,
     first_stage_stride: int = 2,
+    kernels: tuple[int, ...] = (3, 5, 7),
     num_classes: int = 1000,
 ) -> SearchSpace:
     """Return the ProxylessNAS space whose channels are multiplied by ``width``; 1.3 is published.
@@ -36,6 +37,7 @@ def proxyless(
         resolutions: choices of the image's side, in pixels.
         stem_stride: stride of the first convolution.
         first_stage_stride: stride of the first elastic stage.
+        kernels: choices of the kernel size of each block.
         num_classes: outputs of the classifier.
     """
 
@@ -53,7 +55,7 @@ def proxyless(
             StageSpec(
                 widths=scaled(channels),
                 depths=depths,
-                kernels=(3, 5, 7),
+                kernels=kernels,
                 expands=(3, 4, 6),
                 stride=stride,
                 activation="relu6",
@@ -73,4 +75,8 @@ def spaces() -> tuple[SearchSpace, ...]:
         proxyless("ofa-proxyless-w1.0", width=1.0),
         proxyless("ofa-proxyless-w1.3", width=1.3),
         proxyless("cifar-proxyless", width=1.0, resolutions=(32,), stem_stride=1, first_stage_stride=1, num_classes=10),
+        # For a study on a processor, as cifar-mbv3-narrow.
+        proxyless(
+            "cifar-proxyless-narrow", width=0.5, resolutions=(32,), first_stage_stride=1, kernels=(3, 5), num_classes=10
+        ),
     )

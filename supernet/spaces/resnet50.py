@@ -19,7 +19,7 @@ STAGES = (
 )
 
 
-def scaled_widths(channels: int, divisor: int = 1) -> tuple[int, ...]:
+def scaled_widths(channels: float, divisor: int = 1) -> tuple[int, ...]:
     """Return the distinct widths that the multipliers give; two multipliers may give the same."""
     return tuple(
         sorted(
@@ -34,7 +34,9 @@ def scaled_widths(channels: int, divisor: int = 1) -> tuple[int, ...]:
 def resnet50(
     name: str,
     *,
+    width: float = 1.0,
     resolutions: tuple[int, ...] = IMAGENET_RESOLUTIONS,
+    stem_stride: int = 2,
     for_small_images: bool = False,
     num_classes: int = 1000,
 ) -> SearchSpace:
@@ -42,14 +44,16 @@ def resnet50(
 
     Args:
         name: what users call it.
+        width: multiplier of every width, beside those that are choices.
         resolutions: choices of the image's side, in pixels.
-        for_small_images: stride 1 in the stem and no max pool, as ResNets for CIFAR have it.
+        stem_stride: stride of the first convolution.
+        for_small_images: no max pool, as ResNets for CIFAR have it.
         num_classes: outputs of the classifier.
     """
     stem: tuple[ConvSpec | PoolSpec, ...] = (
-        ConvSpec(widths=scaled_widths(64, 2), kernel=3, stride=1 if for_small_images else 2, activation="relu"),
+        ConvSpec(widths=scaled_widths(64 * width, 2), kernel=3, stride=stem_stride, activation="relu"),
         ConvSpec(widths=(), kernel=3, activation="relu", is_optional=True),
-        ConvSpec(widths=scaled_widths(64), kernel=3, activation="relu"),
+        ConvSpec(widths=scaled_widths(64 * width), kernel=3, activation="relu"),
     )
     return SearchSpace(
         name=name,
@@ -57,7 +61,7 @@ def resnet50(
         stages=tuple(
             StageSpec(
                 block="bottleneck",
-                widths=scaled_widths(channels),
+                widths=scaled_widths(channels * width),
                 depths=(depth, depth + 1, depth + 2),
                 expands=(0.2, 0.25, 0.35),
                 stride=stride,
@@ -75,5 +79,7 @@ def spaces() -> tuple[SearchSpace, ...]:
     """Return the spaces of this family."""
     return (
         resnet50("ofa-resnet50"),
-        resnet50("cifar-resnet50", resolutions=(32,), for_small_images=True, num_classes=10),
+        resnet50("cifar-resnet50", resolutions=(32,), stem_stride=1, for_small_images=True, num_classes=10),
+        # For a study on a processor, as cifar-mbv3-narrow.
+        resnet50("cifar-resnet50-narrow", width=0.25, resolutions=(32,), for_small_images=True, num_classes=10),
     )

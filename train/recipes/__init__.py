@@ -18,6 +18,8 @@ _FUNCTIONS: tuple[RecipeFunction, ...] = (
     cifar.cifar10_proxyless,
     cifar.cifar10_resnet50,
     cifar.cifar10_narrow,
+    cifar.cifar10_proxyless_narrow,
+    cifar.cifar10_resnet50_narrow,
     cifar.cifar100,
     cifar.cifar100_proxyless,
     cifar.cifar100_resnet50,

@@ -58,6 +58,16 @@ def cifar10_narrow() -> Recipe:
     )
 
 
+def cifar10_proxyless_narrow() -> Recipe:
+    """CIFAR-10, a narrow ProxylessNAS, as cifar10-narrow."""
+    return replace(cifar10_narrow(), name="cifar10-proxyless-narrow", space="cifar-proxyless-narrow")
+
+
+def cifar10_resnet50_narrow() -> Recipe:
+    """CIFAR-10, a narrow ResNet-50 with elastic widths, as cifar10-narrow."""
+    return replace(cifar10_narrow(), name="cifar10-resnet50-narrow", space="cifar-resnet50-narrow")
+
+
 def cifar100() -> Recipe:
     """CIFAR-100, MobileNetV3."""
     return replace(cifar10(), name="cifar100", dataset="cifar100")
