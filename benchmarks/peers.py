@@ -1,20 +1,26 @@
-"""Another server with the same ONNX file, to be measured beside ours: Triton's core, as the pytriton wheel holds it.
+"""Other servers with the same ONNX file, to be measured beside ours: Triton's core, LitServe and MLServer.
 
-Relies on an environment of its own, which holds it, NumPy and ONNX Runtime; nothing of deps is imported:
+Relies on an environment of its own for each, with NumPy and ONNX Runtime; nothing of deps is imported. Triton's core is
+in the pytriton wheel:
 
-    python3 -m venv /tmp/triton && /tmp/triton/bin/pip install nvidia-pytriton==0.7.0 onnxruntime numpy
-    benchmarks/serving.py --peers triton=/tmp/triton/bin/python …
+    for peer in nvidia-pytriton==0.7.0 litserve mlserver; do
+        name=${peer%%=*}; name=${name#nvidia-py}
+        python3 -m venv /tmp/peers/$name && /tmp/peers/$name/bin/pip install $peer onnxruntime numpy
+    done
+    benchmarks/serving.py --peers triton=/tmp/peers/triton/bin/python,litserve=…,mlserver=… …
 
-It takes the same body as we do: JSON, then the tensor as raw FP32.
+Triton and LitServe take the same body as we do: JSON, then the tensor as raw FP32. MLServer has no binary tensors over
+HTTP and gets the same bytes in base64. All join what waits, as each of them does it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 
 def session(path: str) -> Any:
@@ -88,7 +94,77 @@ def triton(path: str, size: int, port: int) -> None:
     os.execve(home / "bin" / "tritonserver", ["tritonserver", *flags], environment)
 
 
-PEERS = {"triton": triton}
+def litserve(path: str, size: int, port: int) -> None:
+    """Serve with LitServe: one worker process, batches of up to 8."""
+    import litserve as lit
+    import numpy as np
+    from fastapi import Body, Response
+
+    class Api(lit.LitAPI):  # type: ignore[misc]  # of an environment that type checkers do not see
+        def setup(self, device: str) -> None:
+            del device
+            self.session = session(path)
+
+        def decode_request(self, request: Any) -> Any:
+            return np.frombuffer(request[-4 * 3 * size * size :], np.float32).reshape(3, size, size)
+
+        def batch(self, inputs: list[Any]) -> Any:
+            return np.stack(inputs)
+
+        def predict(self, batch: Any) -> Any:
+            return self.session.run(None, {"input": batch})[0]
+
+        def unbatch(self, output: Any) -> list[Any]:
+            return list(output)
+
+        def encode_response(self, output: Any) -> Any:
+            return Response(output.tobytes(), media_type="application/octet-stream")
+
+    # What the endpoint is given: the body as it is, no form and no JSON.
+    Api.decode_request.__annotations__["request"] = Annotated[bytes, Body(media_type="application/octet-stream")]
+    Api.encode_response.__annotations__["return"] = Response
+    api = Api(max_batch_size=8, batch_timeout=0.001, api_path="/v2/models/m/infer")
+    lit.LitServer(api, accelerator="cpu", healthcheck_path="/v2/health/ready").run(
+        host="127.0.0.1", port=port, generate_client_file=False, log_level="error"
+    )
+
+
+MLSERVER_MODEL = """
+import base64
+import numpy as np, onnxruntime
+from mlserver import MLModel
+from mlserver.types import InferenceResponse, ResponseOutput
+
+class Peer(MLModel):
+    async def load(self):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.session = onnxruntime.InferenceSession({path!r}, options, providers=["CPUExecutionProvider"])
+        return True
+
+    async def predict(self, payload):
+        texts = payload.inputs[0].data.root
+        images = np.stack([np.frombuffer(base64.b64decode(text), np.float32) for text in texts])
+        (logits,) = self.session.run(None, {{"input": images.reshape(-1, 3, {size}, {size})}})
+        output = ResponseOutput(name="logits", datatype="FP32", shape=list(logits.shape), data=logits.ravel().tolist())
+        return InferenceResponse(model_name="m", outputs=[output])
+"""
+
+
+def mlserver(path: str, size: int, port: int) -> None:
+    """Become MLServer with adaptive batching, the model in the server's own process."""
+    folder = Path(tempfile.mkdtemp(prefix="peer-mlserver-"))
+    (folder / "peer.py").write_text(MLSERVER_MODEL.format(path=path, size=size))
+    settings = {"host": "127.0.0.1", "http_port": port, "grpc_port": port + 1, "metrics_port": port + 2}
+    (folder / "settings.json").write_text(json.dumps({**settings, "parallel_workers": 0, "debug": False}))
+    model = {"name": "m", "implementation": "peer.Peer", "max_batch_size": 8, "max_batch_time": 0.001}
+    (folder / "model-settings.json").write_text(json.dumps(model))
+    command = str(Path(sys.executable).with_name("mlserver"))
+    os.execv(command, [command, "start", str(folder)])
+
+
+PEERS = {"triton": triton, "litserve": litserve, "mlserver": mlserver}
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Runtime.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -27,7 +28,7 @@ local file = io.open(os.getenv("BODY"), "rb")
 wrk.method = "POST"
 wrk.body = file:read("*a")
 wrk.headers["Inference-Header-Content-Length"] = os.getenv("HEADER_LENGTH")
-wrk.headers["Content-Type"] = "application/octet-stream"
+wrk.headers["Content-Type"] = os.getenv("CONTENT_TYPE")
 done = function(summary, latency)
   local bad = summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.timeout
   io.write(string.format("RESULT %d %d %d %d %.1f %.1f\\n", summary.requests, summary.duration,
@@ -86,6 +87,7 @@ class Body(NamedTuple):
 
     path: Path
     json_length: int
+    content_type: str = "application/octet-stream"
 
 
 def request_of(size: int, datatype: str, folder: Path, name: str) -> Body:
@@ -105,6 +107,17 @@ def request_of(size: int, datatype: str, folder: Path, name: str) -> Body:
     return Body(path, len(head))
 
 
+def base64_request_of(size: int, folder: Path) -> Body:
+    """Write a body of JSON alone, with the bytes of one image's FP32 tensor as text: for who has no binary tensors."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (1, 3, size, size), dtype=np.uint8).astype(np.float32) / 255
+    text = base64.b64encode(images.tobytes()).decode()
+    tensor = {"name": "input", "shape": [1], "datatype": "BYTES", "data": [text]}
+    path = folder / f"base64-{size}.json"
+    path.write_text(json.dumps({"inputs": [tensor]}))
+    return Body(path, path.stat().st_size, "application/json")
+
+
 class Told(NamedTuple):
     """What wrk counted."""
 
@@ -122,6 +135,7 @@ def wrk(url: str, body: Body, concurrency: int, seconds: float) -> Told:
     script = body.path.with_name("ask.lua")
     script.write_text(LUA)
     environment = {**os.environ, "BODY": str(body.path), "HEADER_LENGTH": str(body.json_length)}
+    environment["CONTENT_TYPE"] = body.content_type
     command = ["taskset", "-c", str(min(os.sched_getaffinity(0))), "wrk", "-t1", f"-c{concurrency}"]
     command += [f"-d{round(seconds)}s", "--timeout", "10s", "-s", str(script), url]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from bundles import large_224, narrow_32, small_32, write_bundle
-from servers import Bare, cpu_seconds, request_of, resident_bytes, started, wrk
+from servers import Bare, base64_request_of, cpu_seconds, request_of, resident_bytes, started, wrk
 
 from deps.ground.provenance import provenance
 from deps.serve.bundle import read_bundle
@@ -81,6 +81,8 @@ def measure(pid: int, url: str, name: str, load: Load, size: int, bare: Bare, be
     rounds = []
     with tempfile.TemporaryDirectory() as folder:
         body = request_of(size, load.datatype, Path(folder), name)
+        if load.server == "mlserver":
+            body = base64_request_of(size, Path(folder))
         wrk(url, body, load.concurrency, 1)
         for _ in range(args.rounds):
             before, cpu_s = bare.rate(batch, BARE_S), cpu_seconds(pid)
