@@ -20,7 +20,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 
 def session(path: str) -> Any:
@@ -94,39 +94,48 @@ def triton(path: str, size: int, port: int) -> None:
     os.execve(home / "bin" / "tritonserver", ["tritonserver", *flags], environment)
 
 
+LITSERVE_SERVER = """
+from typing import Annotated
+
+import litserve
+import numpy as np, onnxruntime
+from fastapi import Body, Response
+
+class Peer(litserve.LitAPI):
+    def setup(self, device):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.session = onnxruntime.InferenceSession({path!r}, options, providers=["CPUExecutionProvider"])
+
+    def decode_request(self, request: Annotated[bytes, Body(media_type="application/octet-stream")]):
+        return np.frombuffer(request[-4 * 3 * {size} * {size} :], np.float32).reshape(3, {size}, {size})
+
+    def batch(self, inputs):
+        return np.stack(inputs)
+
+    def predict(self, images):
+        images = images if images.ndim == 4 else images[None]
+        return self.session.run(None, {{"input": images}})[0]
+
+    def unbatch(self, output):
+        return list(output)
+
+    def encode_response(self, output) -> Response:
+        return Response(output.tobytes(), media_type="application/octet-stream")
+
+if __name__ == "__main__":
+    api = Peer(max_batch_size=8, batch_timeout=0.001, api_path="/v2/models/m/infer")
+    server = litserve.LitServer(api, accelerator="cpu", healthcheck_path="/v2/health/ready")
+    server.run(host="127.0.0.1", port={port}, generate_client_file=False, log_level="error")
+"""
+
+
 def litserve(path: str, size: int, port: int) -> None:
-    """Serve with LitServe: one worker process, batches of up to 8."""
-    import litserve as lit
-    import numpy as np
-    from fastapi import Body, Response
-
-    class Api(lit.LitAPI):  # type: ignore[misc]  # of an environment that type checkers do not see
-        def setup(self, device: str) -> None:
-            del device
-            self.session = session(path)
-
-        def decode_request(self, request: Any) -> Any:
-            return np.frombuffer(request[-4 * 3 * size * size :], np.float32).reshape(3, size, size)
-
-        def batch(self, inputs: list[Any]) -> Any:
-            return np.stack(inputs)
-
-        def predict(self, batch: Any) -> Any:
-            return self.session.run(None, {"input": batch})[0]
-
-        def unbatch(self, output: Any) -> list[Any]:
-            return list(output)
-
-        def encode_response(self, output: Any) -> Any:
-            return Response(output.tobytes(), media_type="application/octet-stream")
-
-    # What the endpoint is given: the body as it is, no form and no JSON.
-    Api.decode_request.__annotations__["request"] = Annotated[bytes, Body(media_type="application/octet-stream")]
-    Api.encode_response.__annotations__["return"] = Response
-    api = Api(max_batch_size=8, batch_timeout=0.001, api_path="/v2/models/m/infer")
-    lit.LitServer(api, accelerator="cpu", healthcheck_path="/v2/health/ready").run(
-        host="127.0.0.1", port=port, generate_client_file=False, log_level="error"
-    )
+    """Become LitServe with one worker process and batches of up to 8."""
+    script = Path(tempfile.mkdtemp(prefix="peer-litserve-")) / "serve.py"
+    script.write_text(LITSERVE_SERVER.format(path=path, size=size, port=port))
+    os.execv(sys.executable, [sys.executable, str(script)])
 
 
 MLSERVER_MODEL = """

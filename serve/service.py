@@ -169,7 +169,8 @@ class Service:
         finally:
             with self._unused:
                 self._users -= 1
-                self._unused.notify_all()
+                if self._is_draining:
+                    self._unused.notify_all()
 
     async def infer(
         self,

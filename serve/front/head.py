@@ -6,6 +6,7 @@ bare line feeds, spaces before a colon.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -17,7 +18,7 @@ from deps.serve.refusals import RefusedError
 END = b"\r\n\r\n"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Head:
     """What a request says before its body."""
 
@@ -33,7 +34,7 @@ class Head:
     version: str
     """``1.1`` or ``1.0``."""
 
-    headers: list[tuple[bytes, bytes]]
+    headers: tuple[tuple[bytes, bytes], ...]
     """Names in lower case, in the order they came."""
 
     keeps_alive: bool
@@ -69,7 +70,7 @@ class Head:
             "raw_path": self.path,
             "query_string": self.query,
             "root_path": "",
-            "headers": self.headers,
+            "headers": list(self.headers),
         }
 
 
@@ -96,8 +97,9 @@ class _Reader:
         self.keeps_alive = bool(self.parser.should_keep_alive())  # later it speaks of the next request
 
 
+@functools.lru_cache(maxsize=256)
 def parse_head(content: bytes) -> Head:
-    """Read a head that ends with an empty line.
+    """Read a head that ends with an empty line; from one client it is the same again and again, and read once.
 
     Raises:
         RefusedError: malformed (400), a transfer coding other than chunked (501), an expectation other than to
@@ -141,7 +143,7 @@ def parse_head(content: bytes) -> Head:
         path=path,
         query=query,
         version=version,
-        headers=reader.headers,
+        headers=tuple(reader.headers),
         keeps_alive=reader.keeps_alive,
         length=length,
         is_chunked=is_chunked,
