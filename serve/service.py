@@ -162,15 +162,21 @@ class Service:
     @contextmanager
     def lease(self) -> Iterator[None]:
         """Keep the service open while the block runs; ``infer`` does so by itself."""
-        with self._unused:
-            self._users += 1
+        self._begin_use()
         try:
             yield
         finally:
-            with self._unused:
-                self._users -= 1
-                if self._is_draining:
-                    self._unused.notify_all()
+            self._end_use()
+
+    def _begin_use(self) -> None:
+        with self._unused:
+            self._users += 1
+
+    def _end_use(self) -> None:
+        with self._unused:
+            self._users -= 1
+            if self._is_draining:
+                self._unused.notify_all()
 
     async def infer(
         self,
@@ -213,15 +219,17 @@ class Service:
             pin=pin,
             waiter=waiter,
         )
-        with self.lease():
+        self._begin_use()
+        try:
             lent = runner.submit(job, borrows=True)
             if lent is not None:  # run at the end of the loop's round, with whatever else this round brings
                 loop.call_soon(runner.work_lent, lent)
-            try:
-                reply = await waiter
-            except asyncio.CancelledError:
-                runner.cancel(job)
-                raise
+            reply = await waiter
+        except asyncio.CancelledError:
+            runner.cancel(job)
+            raise
+        finally:
+            self._end_use()
         return Computed(reply.logits, self.subnets[reply.engine].by, reply.queued_s, reply.computed_s, reply.batch)
 
     def _pin_of(self, subnet: str | None) -> int | None:

@@ -23,7 +23,8 @@ ALIGNMENT = 64
 def aligned_bytes(size: int, *, cut: int = 0) -> npt.NDArray[np.uint8]:
     """Return new memory, not zeroed, in which the byte at ``cut`` lies at the start of a cache line."""
     memory = np.empty(size + ALIGNMENT, dtype=np.uint8)
-    start = -(memory.ctypes.data + cut) % ALIGNMENT
+    address, _ = memory.__array_interface__["data"]
+    start = -(address + cut) % ALIGNMENT
     return memory[start : start + size]
 
 
