@@ -17,7 +17,7 @@ from torch import Tensor
 
 from deps.supernet.arch import ArchSpec
 from deps.supernet.plan import InvertedPlan, parameter_shapes, plan
-from deps.supernet.slicing import leading_corner
+from deps.supernet.slicing import leading_corner, matrix_name
 from deps.supernet.space import SearchSpace
 from deps.supernet.supernet import Supernet, is_statistic
 
@@ -108,7 +108,7 @@ def leaf_shapes(space: SearchSpace, arch: ArchSpec) -> tuple[tuple[tuple[str, tu
             whole[f"{name}.conv.weight"] = sizes[0]
             steps = [size for size in sizes if size >= piece.depthwise.kernel]
             for larger, smaller in itertools.pairwise(steps):
-                matrices.append((f"{name}.matrix_{larger}to{smaller}", (smaller**2, smaller**2)))
+                matrices.append((matrix_name(name, larger, smaller), (smaller**2, smaller**2)))
     leaves, statistics = [], []
     for name, shape in parameter_shapes(subnet).items():
         if is_statistic(name):
