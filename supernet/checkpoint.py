@@ -103,7 +103,9 @@ def _load_folder(path: Path, space: SearchSpace | None) -> Supernet:
         detail = "" if space.name != stored.name else ", whose definition has changed since"
         raise CheckpointError(f"{path} holds a supernet of {stored.name}{detail}, not of {space.name}")
     if weights.exists() and sha256_of(weights) != digest:
-        raise FileError(f"{weights} is damaged or was replaced: its SHA-256 is not the one in {DESCRIPTION}")
+        raise FileError(
+            f"{weights} is damaged or was replaced: its SHA-256 is not the one in {DESCRIPTION}; copy it again"
+        )
     return Supernet(stored, load_tensors(weights), provenance=origin)
 
 

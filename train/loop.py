@@ -443,6 +443,6 @@ def _finished_teacher(recipe: Recipe, supernet: Supernet) -> Supernet:
     if teacher.space != supernet.space:
         raise RunError(
             f"the teacher in {recipe.teacher} is of the space {teacher.space.name} with {teacher.space.num_classes} "
-            f"classes; this run needs {supernet.space.name} with {supernet.space.num_classes}"
+            f"classes; this run needs {supernet.space.name} with {supernet.space.num_classes}; name another --teacher"
         )
     return teacher

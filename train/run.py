@@ -100,7 +100,8 @@ class Run:
         outputs = SearchSpace.from_dict(read_json(self.folder / "supernet.json")["space"]).num_classes
         if len(data.classes) != outputs:
             raise DataError(
-                f"{data.name} has {len(data.classes)} classes and the supernet in {self.folder} names {outputs}"
+                f"{data.name} has {len(data.classes)} classes and the supernet in {self.folder} names {outputs}; give "
+                "pictures of those classes with --data, or train for others with deps-train --finetune-from"
             )
         return data
 
@@ -149,7 +150,9 @@ def open_run(folder: Path | str) -> Run:
     if not (folder / "supernet.json").exists():
         if (folder / RECIPE).exists():
             raise RunError(f"{folder} is unfinished; continue it with deps-train {_recipe_name(folder)} --resume")
-        raise RunError(f"{folder} is not a run folder: it holds neither supernet.json nor {RECIPE}")
+        raise RunError(
+            f"{folder} is not a run folder: it holds neither supernet.json nor {RECIPE}; name one of deps-train's"
+        )
     try:
         recipe = read_recipe(folder) if (folder / RECIPE).exists() else None
     except (FileError, RecipeError) as error:

@@ -165,7 +165,9 @@ def _find(folder: Path, listed: Path | None) -> _Found:
             classes = sorted(entry.name for entry in Path(directory).iterdir() if entry.is_dir())
             if wanted is not None:
                 if missing := [name for name in wanted if name not in set(classes)]:
-                    raise DataError(f"{folder} has no folder {missing[0]}, which {listed} lists")
+                    raise DataError(
+                        f"{folder} has no folder {missing[0]}, which {listed} lists; correct --classes or --data"
+                    )
                 classes = sorted(wanted)
             if not classes:
                 raise DataError(f"{folder} has no folders; expected one folder of pictures for each class")
