@@ -82,7 +82,8 @@ def _extract_from(run: Run, targets: list[Target], config: ExtractConfig, crew: 
         facts = search_facts(config, aim, guide, selection)
         reports += [shipment.bundle(goal, selection.archs, facts, landscape) for goal in aim.goals]
     seconds = time.monotonic() - started
-    story.detail(f"done in {format_seconds(seconds)}; {evaluator.num_measured} subnets were measured anew")
+    whose = " by this process" if crew.size > 1 else ""
+    story.detail(f"done in {format_seconds(seconds)}; {evaluator.num_measured} subnets were measured anew{whose}")
     return Extraction(tuple(reports), seconds)
 
 
