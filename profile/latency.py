@@ -86,7 +86,7 @@ class Session:
     """Time of the timed runs of the nets that make the table."""
 
     statistic: Statistic = "mean"
-    """What was taken of the runs of a whole net."""
+    """What of its runs told the times of whole nets apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +266,7 @@ class LatencyTable:
         clocks = sorted({session.clock for session in self.sessions})
         clock = {
             "wall": "wall clock of undisturbed runs",
-            "cpu": "thread processor time, the machine being busy",
+            "cpu": "thread processor time, which repeated better than the wall clock of undisturbed runs",
             "elsewhere": "unknown, the times come from elsewhere",
         }
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"

@@ -74,7 +74,7 @@ class Levels:
     """By which share odd and even visits differ, in the median over the nets."""
 
     statistic: Statistic = "mean"
-    """What was taken of all nets; times of one statistic are not compared with those of the other."""
+    """What tells the nets' times apart; their common scale is that of the means, whichever it is."""
 
 
 def settle(runs: Runs, nets: int) -> Levels:
@@ -101,7 +101,10 @@ def settle(runs: Runs, nets: int) -> Levels:
     if count[count > 0].min(initial=FEWEST) >= FEWEST:
         low = _differences(*(_tenths(logs, runs.net, nets, half) for half in halves))
         if _typical(low) < STEADIER * _typical(difference):
-            statistic, difference, level = "tenth", low, _tenths(logs, runs.net, nets, seen)
+            statistic, difference = "tenth", low
+            fast = _tenths(logs, runs.net, nets, seen)
+            # Groups and sessions whose statistics differ must stay comparable: all nets keep the means' common scale.
+            level = fast + np.nanmedian(level - fast)
     return Levels(
         ms=np.exp(level),
         spread_ms=spread,

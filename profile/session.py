@@ -61,7 +61,7 @@ class Part:
     """Time of the timed runs of the nets that make the table."""
 
     statistic: Statistic
-    """Of the first group's whole nets; ties bring those of later groups to it."""
+    """Of the first group's whole nets."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,8 +77,12 @@ def test_of_a_machine_with_two_speeds_the_fast_one_is_taken(seed: int, share: fl
     noise = np.exp(rng.normal(0, 0.002, count))
     levels = settle(disturbed(net_ms, slow, noise, np.ones(count + 1)), NETS)
     assert levels.statistic == "tenth"
-    np.testing.assert_allclose(levels.ms / net_ms, 1, atol=0.01)
+    np.testing.assert_allclose(usual(levels, net_ms), 1, atol=0.02)
     assert np.median(levels.uncertainty) < 0.01
+    # The common scale stays that of the means, so that another session, or another group, can be compared.
+    runs = disturbed(net_ms, slow, noise, np.ones(count + 1))
+    means = robust_means(np.log(runs.ms), runs.net, NETS, np.ones(count, np.bool_))
+    assert np.median(np.log(levels.ms) - means) == pytest.approx(0, abs=1e-9)
 
 
 def test_too_few_runs_have_no_tenth() -> None:
