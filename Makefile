@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN ?= runs/digits
+DATA ?= data
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet install --constraint constraints.txt
 
 # Every path that has an answer is a file, so a second call finds its work done.
-.PHONY: help install train profile extract serve pipeline test coverage check wheel clean
+.PHONY: help install train profile extract serve pipeline test coverage check wheel studies results clean
 
 help:
 	@echo 'make pipeline   train, profile, extract and serve the digits, end to end'
@@ -15,6 +16,8 @@ help:
 	@echo 'make test       run the tests'
 	@echo 'make coverage   run them and say which lines they reach'
 	@echo 'make check      ruff, mypy, pyright'
+	@echo 'make studies    the evidence of docs/results.md, from CIFAR-10 in DATA=...; days, goes on where it stopped'
+	@echo 'make results    docs/results.md anew from the JSON of the studies'
 	@echo 'make wheel      build the wheel and try it in an environment without torch'
 	@echo 'make clean      remove what the above made, but not $(VENV)'
 
@@ -78,6 +81,14 @@ check: $(VENV)/installed-dev
 
 wheel: $(VENV)/installed-dev
 	$(BIN)/python scripts/check_wheel.py
+
+studies: $(VENV)/installed
+	$(BIN)/python benchmarks/studies/run.py --data $(DATA) --runs runs/studies
+	$(BIN)/python benchmarks/studies/pipeline.py --data $(DATA) --runs runs/studies
+	$(BIN)/python benchmarks/studies/run.py --data $(DATA) --runs runs/studies --only rivals
+
+results: $(VENV)/installed
+	$(BIN)/python benchmarks/studies/page.py
 
 clean:
 	rm -rf runs bundles tables dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -2,6 +2,7 @@
 
     python benchmarks/training.py                                  digits and CIFAR-size, into results/training.json
     python benchmarks/training.py --spaces ofa-mbv3-w1.0 --device cuda --batch 128
+    python benchmarks/training.py --spaces cifar-mbv3-narrow --batch 128 --layout channels-last
 
 Claim: a step over several subnets takes at most 1.05 times the sum of the steps of plain networks of the same
 architectures, each with its own optimizer. Compared programs alternate, step by step, so both meet the same moments of
@@ -104,14 +105,16 @@ def passes_timed(device: torch.device) -> Iterator[list[float]]:
         step_module.call_with, torch.autograd.grad = call, grad  # type: ignore[assignment]
 
 
-def sandwich(name: str, batch: int, rounds: int, device: torch.device, seconds_limit: float) -> dict[str, Any]:
+def sandwich(
+    name: str, batch: int, rounds: int, device: torch.device, seconds_limit: float, layout: str
+) -> dict[str, Any]:
     space = get_space(name)
     recipe = replace(get_recipe("digits"), space=name, batch_size=batch, warmup_fraction=0.0, epsilon_ramp=0.0)
     learner = Learner.create(
         Supernet.create(space).to(device),
         recipe,
         autocast=autocast_dtype("auto", device),
-        memory_format=memory_format(device),
+        memory_format=memory_format(device, layout),
     )
     method = method_of(space, recipe, 100)
     side = space.resolutions[-1]
@@ -169,6 +172,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--batch", type=int, help="images a step")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--layout", default="auto", choices=("auto", "channels-first", "channels-last"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=100, help="for one space, about")
     parser.add_argument("--out", type=Path, default=RESULT)
@@ -178,8 +182,9 @@ def main() -> None:
     for name in args.spaces.split(","):
         load = os.getloadavg()[0]
         batch = args.batch or BATCHES.get(name, 32)
-        measured = sandwich(name, batch, args.rounds, torch.device(args.device), args.seconds)
+        measured = sandwich(name, batch, args.rounds, torch.device(args.device), args.seconds, args.layout)
         key = name if args.device == "cpu" else f"{name} on {args.device}"
+        key += "" if args.layout == "auto" else f", {args.layout}"
         result[key] = {"threads": args.threads, "load_before": load, **measured, "where": provenance()}
         print(json.dumps({key: {k: v for k, v in result[key].items() if k != "where"}}, indent=1))
         write_json(args.out, result)

@@ -8,6 +8,7 @@ training neither time nor a line of code.
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -123,7 +124,7 @@ class SupernetJob:
         command = [sys.executable, "-m", "deps.train", *words, *given, *options]
         subprocess.run(command, cwd=place.runs, check=True)
         told = {"study": self.study, "job": self.name, "why": self.why, "seed": self.seed}
-        told |= {"command": " ".join(["deps-train", *words])}
+        told |= {"command": shlex.join(["deps-train", *words])}
         told |= {key: value for key, value in changes.items() if key in ("method", "epochs", "last_epoch")}
         recipe = override(get_recipe(name), changes)
         write_result(place, self, {**told, **measured_run(folder, recipe, place)})
