@@ -31,6 +31,8 @@ from deps.supernet.sampling import Genes, one_hot
 SPACE = "ofa-mbv3-w1.2"
 NUMBERS = (10, 15, 20, 30, 50, 100, 200, 500, 1000)
 SEEDS = 20
+WINDOW = 50
+"""Rows of the file around a row, which were measured about when it was."""
 
 Array = NDArray[np.float64]
 
@@ -74,6 +76,22 @@ def boosted(genes: Genes, rows: Array, times: Array) -> float:
     return round(100 * float(errors(found, times).mean()), 2)
 
 
+def by_calm(relative: Array, ratio: Array) -> dict[str, float]:
+    """Return the error on rows that were measured in calm and in restless times, as the rows around each tell.
+
+    A row's own time is left out of the judgement, so what a subnet takes cannot choose its group: where the two groups
+    differ, *when* a subnet was measured decides its error.
+    """
+    count, half = len(ratio), WINDOW // 2
+    restlessness = np.empty(count)
+    for row in range(count):
+        around = np.r_[ratio[max(0, row - half) : row], ratio[row + 1 : row + 1 + half]]
+        restlessness[row] = np.percentile(around, 75)
+    low, high = np.percentile(restlessness, [25, 75])
+    groups = {"calmest_quarter": restlessness <= low, "most_restless_quarter": restlessness >= high}
+    return {name: round(100 * float(relative[rows].mean()), 2) for name, rows in groups.items()}
+
+
 def column(path: Path, name: str) -> dict[str, Any]:
     """Return what is found for one device and batch."""
     space = get_space(SPACE)
@@ -97,6 +115,7 @@ def column(path: Path, name: str) -> dict[str, Any]:
             "measured_over_predicted_quantiles": {
                 str(q): round(float(np.percentile(ratio, q)), 3) for q in (1, 5, 25, 50, 75, 95, 99)
             },
+            "mape_percent_by_the_rows_around": by_calm(relative, ratio),
             "residual_correlation_with_the_next_row": round(float(np.corrcoef(ratio[1:], ratio[:-1])[0, 1]), 3),
         },
         "read_fit_and_validate_cpu_seconds": round(seconds, 2),

@@ -143,7 +143,7 @@ def add_commands(commands: Any) -> None:
         "deps-profile measure kit --out table.json",
     )
     measure.add_argument("kit", type=Path, metavar="KIT", help="folder written by deps-profile kit")
-    measure.add_argument("--targets", type=Path, metavar="FILE", help="TOML file with targets of your own")
+    _add_targets(measure)
     _add_conditions(measure)
     measure.add_argument("--precision", metavar="NAME", help="of the nets (default: the best that the backend runs)")
     measure.add_argument("--out", type=Path, required=True, metavar="FILE", help="the table")
@@ -163,7 +163,7 @@ def add_commands(commands: Any) -> None:
     check.add_argument(
         "--kit", type=Path, metavar="KIT", help="nets to judge by (default: fresh ones, which needs onnx)"
     )
-    check.add_argument("--targets", type=Path, metavar="FILE", help="TOML file with targets of your own")
+    _add_targets(check)
     _add_seconds(check)
     check.add_argument("--seed", type=at_least(0), default=1, help="chooses the fresh nets (default: 1)")
     check.add_argument("--svg", type=Path, metavar="FILE", help="the drawing (default: the table's name with .svg)")
@@ -186,6 +186,10 @@ def add_commands(commands: Any) -> None:
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", default="cpu", metavar="NAME", help="what the table is for (default: cpu)")
+    _add_targets(parser)
+
+
+def _add_targets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--targets", type=Path, metavar="FILE", help="TOML file with targets of your own")
 
 

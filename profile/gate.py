@@ -27,8 +27,7 @@ def runnable() -> int | None:
 def most_runnable(threads: int) -> int:
     """Return how many threads may want a processor while work of so many threads is undisturbed.
 
-    One more than there is room for: such a thread is gone in no time, or takes a core away, which is counted. Where
-    this was measured, times beside one more thread differed by 0.1 %, beside two more by 1 % (docs/profiling.md).
+    One more than there is room for: such a thread is gone in no time, or takes a core away, which is counted.
     """
     return max(1, usable_cores() - threads + 1) + 1
 
