@@ -67,6 +67,27 @@ class Place:
         return {"data": str(self.data)} if self.data is not None else {}
 
 
+class JobFailedError(Exception):
+    """A command of a job ended badly; what it did is kept, and other jobs may go on."""
+
+
+def call(command: list[str], folder: Path) -> None:
+    """Run a command to its end; when this process is told to stop, the command may save its state first.
+
+    Raises:
+        JobFailedError: it ended badly.
+    """
+    child = subprocess.Popen(command, cwd=folder)
+    try:
+        code = child.wait()
+    except KeyboardInterrupt:
+        child.terminate()
+        child.wait()
+        raise
+    if code:
+        raise JobFailedError(f"{shlex.join(command)} ended with {code}")
+
+
 class Job(Protocol):
     """Something that takes long and leaves one JSON file."""
 
@@ -122,7 +143,7 @@ class SupernetJob:
         given = ["--data", str(place.data.resolve())] if place.data is not None else []
         options = ["--keep-checkpoints", "1000", "--resume", "--out", f"{self.study}/{self.name}"]
         command = [sys.executable, "-m", "deps.train", *words, *given, *options]
-        subprocess.run(command, cwd=place.runs, check=True)
+        call(command, place.runs)
         told = {"study": self.study, "job": self.name, "why": self.why, "seed": self.seed}
         told |= {"command": shlex.join(["deps-train", *words])}
         told |= {key: value for key, value in changes.items() if key in ("method", "epochs", "last_epoch")}

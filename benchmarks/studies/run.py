@@ -6,12 +6,15 @@
     python benchmarks/studies/run.py --setting smoke --runs /tmp/s --results /tmp/s/results     the whole way in minutes
 
 Each finished job is a JSON file in ``results/STUDY/``; ``page.py`` makes docs/results.md of them. Training into the
-run folders under --runs is resumed at the last whole epoch after a kill, and in the middle of one after SIGTERM.
+run folders under --runs is resumed at the last whole epoch after a kill, and in the middle of one after SIGTERM or
+Ctrl-C. A job that fails is told, and the next one is begun.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from pathlib import Path
 
 import ablations
@@ -19,7 +22,7 @@ import generalisation
 import methods
 import rivals
 import shrinking
-from jobs import Job, Place
+from jobs import Job, JobFailedError, Place
 from setting import SETTINGS, Setting
 
 RESULTS = Path(__file__).parent / "results"
@@ -37,7 +40,7 @@ def is_wanted(job: Job, only: list[str]) -> bool:
     return not only or job.study in only or f"{job.study}/{job.name}" in only
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of CIFAR-10")
     parser.add_argument("--runs", type=Path, default=Path("runs/studies"), help="where run folders are kept")
@@ -49,6 +52,9 @@ def main() -> None:
     setting = SETTINGS[args.setting]
     place = Place(setting, args.runs, args.results, args.data)
     only = [word for word in args.only.split(",") if word]
+    failed: list[str] = []
+    # Told to stop, it stops as with Ctrl-C, and the training that runs saves its state.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for job in all_jobs(setting):
         if not is_wanted(job, only):
             continue
@@ -57,8 +63,13 @@ def main() -> None:
             print(f"{'done' if is_done else 'open'}  {job.study}/{job.name}", flush=True)
             continue
         print(f"now   {job.study}/{job.name}", flush=True)
-        job.run(place)
+        try:
+            job.run(place)
+        except JobFailedError as error:
+            failed.append(f"{job.study}/{job.name}: {error}")
+            print(f"bad   {failed[-1]}", flush=True)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

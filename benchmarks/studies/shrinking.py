@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jobs import Job, Place, accuracy, write_result
+from jobs import Job, JobFailedError, Place, accuracy, write_result
 from methods import STUDY as METHODS
 from setting import Changes, Setting
 
@@ -73,7 +73,7 @@ class ShrinkingJob:
             state, progress = read_checkpoint(path)
             if progress.step == start:
                 return state
-        raise SystemExit(f"{folder} has no checkpoint of step {start}; run methods/deps-{self.seed} first")
+        raise JobFailedError(f"{folder} has no checkpoint of step {start}; run methods/deps-{self.seed} first")
 
     def _look(self, supernet: Supernet, data: Any, place: Place, step: int) -> dict[str, Any]:
         setting, point = place.setting, {"step": step}

@@ -41,6 +41,7 @@ def test_a_changed_number_is_noticed(tmp_path: Path):
     assert "README.md" in checked.stdout
 
 
+@pytest.mark.slow
 def test_a_study_goes_the_whole_way_and_not_twice(tmp_path: Path):
     """Real trainings on a few digits: DεpS with its curve and gradients, a rival at equal cost, a subnet alone."""
     names = ["methods/deps-0", "methods/ofa-0", "alone/subnet5-0"]
@@ -50,6 +51,12 @@ def test_a_study_goes_the_whole_way_and_not_twice(tmp_path: Path):
         output = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
         told = [line for line in output.splitlines() if line[:4] in ("now ", "done", "open")]
         assert [line.split() for line in told] == [[expected.strip(), name] for name in names]
+    # What fails is told, and does not keep the others from being done: here the checkpoints are gone.
+    shutil.rmtree(tmp_path / "runs" / "methods" / "deps-0" / "checkpoints")
+    more = subprocess.run([*command[:-1], "shrinking/ramp,alone/subnet4-0"], capture_output=True, text=True, cwd=ROOT)
+    assert more.returncode == 1
+    assert "bad   shrinking/ramp" in more.stdout
+    assert (tmp_path / "results" / "alone" / "subnet4-0.json").exists()
     deps, ofa, alone = (json.loads((tmp_path / "results" / f"{name}.json").read_text()) for name in names)
     assert ofa["cost"]["flops"] == pytest.approx(deps["cost"]["flops"], rel=0.03)
     assert [point["epoch"] for point in deps["curve"]] == [1, 2, 3, 4]
