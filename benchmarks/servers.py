@@ -188,7 +188,11 @@ def started(command: list[str], url: str, environment: dict[str, str] | None = N
         raise AssertionError(f"{url} answers before the server was started; end what listens there")
     start = time.perf_counter()
     server = subprocess.Popen(
-        command, env={**os.environ, **(environment or {})}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=os.setpgrp,
     )
     try:
         while True:
@@ -201,8 +205,8 @@ def started(command: list[str], url: str, environment: dict[str, str] | None = N
         yield server.pid, time.perf_counter() - start
     finally:
         server.send_signal(signal.SIGTERM)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)  # some leave processes of theirs behind
+        server.wait()
