@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
 
-from deps.ground.energy import EnergyMeter
+from deps.ground.energy import EnergyMeter, PowerSensor
 from deps.profile.flops import count
 from deps.supernet import ArchSpec, get_space
 from deps.train.cost import Cost, CostAccount
@@ -44,8 +46,14 @@ def test_a_finished_teacher_costs_its_forward_pass():
 def test_joules_that_could_not_be_read_once_stay_unknown():
     """A sum of some of the sittings would look like the whole."""
     before = Cost(joules=None, device_seconds=5.0, images={"largest": 1}, flops=7)
-    total = CostAccount(SPACE, before, EnergyMeter([])).total(ALONE, 1.0)
-    assert total.joules is None
+    with EnergyMeter([PowerSensor("steady", lambda: 2.0)]) as meter:
+        time.sleep(0.05)
+        total = CostAccount(SPACE, before, meter).total(ALONE, 1.0)
+        known = CostAccount(SPACE, replace(before, joules=3.0), meter).total(ALONE, 1.0)
+        cut_off = CostAccount(SPACE, replace(before, joules=3.0), meter).total(ALONE, 1.0, is_cut_off=True)
+    assert total.joules is cut_off.joules is None
+    assert known.joules is not None
+    assert known.joules > 3.05
     assert (total.device_seconds, total.images, total.flops) == (6.0, {"largest": 1}, 7)
     assert Cost.from_dict(total.to_dict()) == total
 
