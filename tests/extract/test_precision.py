@@ -99,3 +99,18 @@ def test_only_convolutions_and_linear_layers_are_quantised(converted):
                 assert "DequantizeLinear" in feeds, node.name
             elif node.op_type in ("HardSwish", "HardSigmoid"):
                 assert feeds <= {"Conv", "DequantizeLinear", "Cast"}
+
+
+@pytest.mark.parametrize(("precision", "steps"), [("trt-int8", 127), ("cpu-int8", 64)])
+def test_weights_are_rounded_by_the_scale_of_their_channel_as_the_file_holds_it(converted, precision, steps):
+    """One scale for all would cost the quiet channels; one that fp16 rounds afterwards would shift every weight."""
+    weights, held = constants(converted["fp32"]), constants(converted[precision])
+    names = [name.removesuffix("_quantized") for name in held if name.endswith("weight_quantized")]
+    assert len(names) > 10
+    for name in names:
+        weight = numpy_helper.to_array(weights[name]).astype(np.float64)
+        channels = weight.reshape(len(weight), -1)
+        scale_O = numpy_helper.to_array(held[f"{name}_scale"]).astype(np.float64)
+        integers = numpy_helper.to_array(held[f"{name}_quantized"]).reshape(channels.shape)
+        np.testing.assert_allclose(scale_O, np.abs(channels).max(axis=1) / steps, rtol=2**-10)
+        np.testing.assert_array_equal(integers, np.round(channels / scale_O[:, None]).clip(-steps, steps))
