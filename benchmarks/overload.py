@@ -218,12 +218,12 @@ def _percentiles(values: list[float]) -> dict[str, float]:
 
 def request_bytes(model: str, timeout_ms: float | None) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        path, header_length = request_of(128, "UINT8", Path(folder), "image")
-        body = path.read_bytes()
+        request = request_of(128, "UINT8", Path(folder), "image")
+        body = request.path.read_bytes()
     deadline = "" if timeout_ms is None else f"Deps-Timeout-Ms: {timeout_ms:g}\r\n"
     head = (
         f"POST /v2/models/{model}-uint8/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
-        f"Inference-Header-Content-Length: {header_length}\r\n{deadline}\r\n"
+        f"Inference-Header-Content-Length: {request.json_length}\r\n{deadline}\r\n"
     )
     return head.encode() + body
 
