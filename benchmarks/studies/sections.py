@@ -39,7 +39,6 @@ def methods(found: Evidence) -> tuple[list[str], dict[str, str]]:
         lines[name] = [(x, statistics.mean(column)) for x, column in zip(flops, columns, strict=True)]
     if not rows:
         return [NOT_YET], {}
-    assert first is not None or lines
     flops = [x for x, _ in next(iter(lines.values()))]
     alone = [found.runs("alone", f"subnet{index}") for index in range(len(flops))]
     if any(alone):
