@@ -21,6 +21,8 @@ class Evidence:
     """By study and job."""
 
     pipeline: Result | None
+    begun: list[Result]
+    """Trainings that are not done, with the line of each epoch."""
 
     @classmethod
     def read(cls, results: Path) -> Evidence:
@@ -29,8 +31,9 @@ class Evidence:
             for folder in sorted(results.iterdir())
             if folder.is_dir()
         }
-        path = results / "pipeline.json"
-        return cls(by_study, read_json(path) if path.exists() else None)
+        path, progress = results / "pipeline.json", results / "progress.json"
+        begun = read_json(progress)["begun"] if progress.exists() else []
+        return cls(by_study, read_json(path) if path.exists() else None, begun)
 
     def job(self, study: str, name: str) -> Result | None:
         return self.by_study.get(study, {}).get(name)

@@ -58,7 +58,18 @@ def done_text(found: Evidence) -> list[str]:
         [f"`{study}`", ", ".join(done) or "none", ", ".join(left) or "none"] for study, (done, left) in names.items()
     ]
     rows.append(["`pipeline.py`", "done" if found.pipeline else "none", "none" if found.pipeline else "all"])
-    return table(["study", "done", "not done"], rows)
+    text = table(["study", "done", "not done"], rows)
+    for run in found.begun:
+        last = run["lines"][-1]["epoch"]
+        told = f"`{run['study']}/{run['job']}` is under way, {last} of {run['epochs']} epochs done."
+        text += ["", f"{told} On the 5,000 validation images, BatchNorm recalibrated on 300:", ""]
+        lines = run["lines"]
+        rows = [
+            [role, *["–" if line[role] is None else f"{100 * line[role]:.1f}" for line in lines]]
+            for role in ("largest", "smallest")
+        ]
+        text += table(["top-1 %", *[f"epoch {line['epoch']}" for line in lines]], rows)
+    return text
 
 
 def page(found: Evidence) -> tuple[str, dict[str, str]]:

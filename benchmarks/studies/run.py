@@ -1,7 +1,7 @@
 """Carry out the studies, one job after the other; what is done already is not done again.
 
     python benchmarks/studies/run.py --data DATA --runs FOLDER            all of them, in order; the same after a kill
-    python benchmarks/studies/run.py --list                               what there is, and what is done
+    python benchmarks/studies/run.py --list                               what there is, and what is done or begun
     python benchmarks/studies/run.py … --only ablations                   one study; or one job: methods/ofa-0
     python benchmarks/studies/run.py --setting smoke --runs /tmp/s --results /tmp/s/results     the whole way in minutes
 
@@ -22,8 +22,12 @@ import generalisation
 import methods
 import rivals
 import shrinking
-from jobs import Job, JobFailedError, Place
+from jobs import SCHEMA_VERSION, Job, JobFailedError, Place
 from setting import SETTINGS, Setting
+
+from deps.ground.files import write_json
+from deps.train.metrics import read_metrics
+from deps.train.run import METRICS, read_recipe
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -38,6 +42,22 @@ def all_jobs(setting: Setting) -> list[Job]:
 def is_wanted(job: Job, only: list[str]) -> bool:
     """Whether a job is of the studies, or one of the jobs, that were asked for."""
     return not only or job.study in only or f"{job.study}/{job.name}" in only
+
+
+def write_progress(place: Place, listed: list[Job]) -> None:
+    """Write what is known of trainings that are begun and not done, from the line that each epoch leaves."""
+    begun = []
+    for job in listed:
+        folder = place.runs / job.study / job.name
+        if place.result(job.study, job.name).exists() or not (folder / METRICS).exists():
+            continue
+        lines = [
+            {"epoch": record["epoch"], "epsilon": round(record["epsilon"], 4), "seconds": record["seconds"]}
+            | {role: record.get(f"validation_top1/{role}") for role in ("largest", "smallest")}
+            for record in read_metrics(folder)
+        ]
+        begun.append({"study": job.study, "job": job.name, "epochs": read_recipe(folder).epochs, "lines": lines})
+    write_json(place.results / "progress.json", {"schema_version": SCHEMA_VERSION, "begun": begun})
 
 
 def main() -> int:
@@ -55,7 +75,8 @@ def main() -> int:
     failed: list[str] = []
     # Told to stop, it stops as with Ctrl-C, and the training that runs saves its state.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    for job in all_jobs(setting):
+    listed = all_jobs(setting)
+    for job in listed:
         if not is_wanted(job, only):
             continue
         is_done = place.result(job.study, job.name).exists()
@@ -63,11 +84,13 @@ def main() -> int:
             print(f"{'done' if is_done else 'open'}  {job.study}/{job.name}", flush=True)
             continue
         print(f"now   {job.study}/{job.name}", flush=True)
+        write_progress(place, listed)
         try:
             job.run(place)
         except JobFailedError as error:
             failed.append(f"{job.study}/{job.name}: {error}")
             print(f"bad   {failed[-1]}", flush=True)
+    write_progress(place, listed)
     return 1 if failed else 0
 
 
