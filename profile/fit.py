@@ -32,6 +32,8 @@ class PieceTime:
 
     num_nodes: float
     runs: int
+    least_ms: float = 0.0
+    """Time of its cheapest node, where the runtime's clock is in it; else 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +81,20 @@ QUARTILE = 25
 """Percentile of a piece's times that is taken: of those tried, it predicted whole nets best (docs/profiling.md)."""
 
 
-WORTH_A_TERM = 0.1
+WORTH_A_TERM = 0.2
 """By which share another term of the fit must lower the error."""
 
 
-def profiled_pieces(subnet: NetworkPlan, node_names: Sequence[str], times_ms: Array) -> dict[str, PieceTime]:
+def profiled_pieces(
+    subnet: NetworkPlan, node_names: Sequence[str], times_ms: Array, *, holds_clock: bool = False
+) -> dict[str, PieceTime]:
     """Return the time of each piece of one net, by its key, from the nodes of its profile.
 
     Args:
         subnet: the net.
         node_names: in the order in which the nodes run.
         times_ms: shape (stretches, nodes).
+        holds_clock: whether the runtime's own clock is in the time of every node.
 
     Raises:
         LatencyTableError: no node is named after any piece.
@@ -103,19 +108,22 @@ def profiled_pieces(subnet: NetworkPlan, node_names: Sequence[str], times_ms: Ar
             f"the runtime fused {len(pieces)} pieces into {len(columns)}, so their times cannot be told apart; write "
             "the kit with --blocks and measure with --isolated"
         )
+    levels = np.percentile(times_ms, QUARTILE, axis=0)
     samples: dict[str, list[Array]] = defaultdict(list)
+    nodes: dict[str, list[float]] = defaultdict(list)
     for name, piece in pieces.items():
         # A piece that the runtime merged into its neighbour takes no time of its own.
         samples[piece.key].append(times_ms[:, columns.get(name, [])].sum(axis=1))
-    counts = dict.fromkeys(samples, 0)
-    for name, piece in pieces.items():
-        counts[piece.key] += len(columns.get(name, []))
-    return {key: _piece_time(np.concatenate(own), counts[key] / len(own)) for key, own in samples.items()}
+        nodes[piece.key] += levels[columns.get(name, [])].tolist()
+    return {
+        key: _piece_time(np.concatenate(own), len(nodes[key]) / len(own), min(nodes[key], default=0.0) * holds_clock)
+        for key, own in samples.items()
+    }
 
 
-def _piece_time(times_ms: Array, num_nodes: float) -> PieceTime:
+def _piece_time(times_ms: Array, num_nodes: float, least_ms: float) -> PieceTime:
     lower, level, upper = np.percentile(times_ms, [25, QUARTILE, 75])
-    return PieceTime(float(level), float(upper - lower) / 2, num_nodes, len(times_ms))
+    return PieceTime(float(level), float(upper - lower) / 2, num_nodes, len(times_ms), least_ms)
 
 
 def joined_pieces(nets: Iterable[Mapping[str, PieceTime]]) -> dict[str, PieceTime]:
@@ -130,9 +138,22 @@ def joined_pieces(nets: Iterable[Mapping[str, PieceTime]]) -> dict[str, PieceTim
             spread_ms=float(np.median([one.spread_ms for one in own])),
             num_nodes=float(np.mean([one.num_nodes for one in own])),
             runs=sum(one.runs for one in own),
+            least_ms=float(np.median([one.least_ms for one in own])),
         )
         for key, own in seen.items()
     }
+
+
+def clock_ms(pieces: Iterable[PieceTime]) -> float:
+    """Return what the runtime's own clock adds to each node: all that the cheapest node of all takes.
+
+    A runtime that notes a node's inputs and outputs while the clock still goes adds about the same to every node. The
+    cheapest one moves a few numbers and does next to nothing else. No piece comes out negative; 0 where one is without
+    a known cheapest node.
+    """
+    bounds = [min(piece.least_ms, piece.nodes_ms / piece.num_nodes) for piece in pieces if piece.num_nodes > 0]
+    # A hair less, for the rounding of what is multiplied out later.
+    return (1 - 1e-9) * min(bounds, default=0.0)
 
 
 def features(pieces: Mapping[str, PieceTime], nets: Sequence[Sequence[Piece]]) -> Array:
@@ -154,9 +175,10 @@ def features(pieces: Mapping[str, PieceTime], nets: Sequence[Sequence[Piece]]) -
 def fit(rows_NF: Array, measured_ms: Array, pieces: Mapping[str, PieceTime]) -> Fit:
     """Return the fit of node times to whole nets that predicts best what it has not seen.
 
-    The simplest form only scales. An overhead of a run, and a time per node, which may be negative because the
-    profiler's own clock adds to every node, are each kept when they lower the error on anchors left out in turn by a
-    tenth at least: what gains less fits the noise of the anchors, and errs on other nets.
+    The simplest form only scales what nodes take beyond the profiler's own clock. An overhead of a run, and a time per
+    node, which may be negative because the clock takes more than its cheapest node tells, are each kept when they lower
+    the error on anchors left out in turn by a fifth at least: what gains less fits the noise of the anchors, and errs
+    on other nets.
 
     Args:
         rows_NF: what ``features`` says of the anchors.
@@ -166,13 +188,15 @@ def fit(rows_NF: Array, measured_ms: Array, pieces: Mapping[str, PieceTime]) -> 
     Raises:
         LatencyTableError: no form has a positive scale; the measurement is worthless.
     """
+    clock = clock_ms(pieces.values())
+    rows_NF = rows_NF - np.outer(rows_NF[:, 2], [clock, 0.0, 0.0])
     candidates = []
     for chosen in ([0], [0, 1], [0, 2], [0, 1, 2]):
         if len(measured_ms) <= len(chosen) + 1:
             continue
         coefficients = relative_least_squares(rows_NF[:, chosen], measured_ms)
         scale, overhead, per_node = np.bincount(chosen, coefficients, minlength=3)
-        form = Fit(float(scale), float(overhead), float(per_node))
+        form = Fit(float(scale), float(overhead), float(per_node - scale * clock))
         if scale > 0 and overhead >= 0 and all(form.entry(piece).median_ms >= 0 for piece in pieces.values()):
             error = _left_out_error(rows_NF[:, chosen], measured_ms)
             candidates.append((error / (1 - WORTH_A_TERM) ** (len(chosen) - 1), form))

@@ -276,7 +276,7 @@ def _understood(
         keep = np.isfinite(runs.ms[own])
         # The lengths were found with stretches that belong to no visit; they come first.
         visited = times.times_ms[len(times.times_ms) - int(own.sum()) :]
-        believed[position] = NodeTimes(times.names, visited[keep] / levels.slowness[own][keep][:, None])
+        believed[position] = times._replace(times_ms=visited[keep] / levels.slowness[own][keep][:, None])
     return Measured(
         levels=levels,
         nodes=believed,

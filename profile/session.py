@@ -195,10 +195,10 @@ def _record(kit: Kit, group: _Group, measured: Measured, factor: float, process:
     nets, pieces = {}, {}
     for position, net in enumerate(group.nets):
         if position in measured.nodes:
-            names, times_ms = measured.nodes[position]
-            found = profiled_pieces(kit.plan_of(net), names, times_ms)
+            times = measured.nodes[position]
+            found = profiled_pieces(kit.plan_of(net), times.names, times.times_ms, holds_clock=times.holds_clock)
             pieces[net.name] = {
-                key: [one.nodes_ms / factor, one.spread_ms / factor, one.num_nodes, one.runs]
+                key: [one.nodes_ms / factor, one.spread_ms / factor, one.num_nodes, one.runs, one.least_ms / factor]
                 for key, one in found.items()
             }
         elif net.name not in group.ties:
@@ -251,7 +251,8 @@ def _part(kit: Kit, resolution: int, book: Journal) -> Part:
     records = [record for record in book.records if record["resolution"] == resolution]
     roles = {net.name: net for net in kit.manifest.nets}
     pieces = [
-        {key: PieceTime(ms, spread, nodes, runs) for key, (ms, spread, nodes, runs) in found.items()}
+        # A journal of an older version tells nothing of the cheapest node.
+        {key: PieceTime(*told) for key, told in found.items()}
         for record in records
         for found in record["pieces"].values()
     ]

@@ -57,6 +57,9 @@ class NodeTimes(NamedTuple):
     times_ms: Matrix
     """Shape (stretches, nodes): each node's mean over the runs of a stretch."""
 
+    holds_clock: bool = False
+    """Whether the runtime writes down a node's run while its clock still goes, so that no node seems to take less."""
+
 
 class Loaded(Protocol):
     """One net, ready to run."""

@@ -128,7 +128,7 @@ class OnnxRuntimeNet:
         times = np.array([event["dur"] for event in kernels], np.float64).reshape(len(runs), -1) / 1e3
         names = tuple(event["name"].removesuffix("_kernel_time") for event in kernels[: times.shape[1]])
         means = [times[runs == stretch].mean(axis=0) for stretch in range(self._stretches)]
-        return NodeTimes(names, np.array(means).reshape(self._stretches, len(names)))
+        return NodeTimes(names, np.array(means).reshape(self._stretches, len(names)), holds_clock=True)
 
     def close(self) -> None:
         """Give the session and the folder back."""

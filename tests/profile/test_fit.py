@@ -13,6 +13,7 @@ from deps.profile.fit import (
     QUARTILE,
     Fit,
     PieceTime,
+    clock_ms,
     features,
     fit,
     flops_line,
@@ -144,6 +145,59 @@ def test_entry_is_never_negative() -> None:
     tiny = {"large": PieceTime(1.0, 0, 3, 9), "tiny": PieceTime(0.001, 0, 3, 9)}
     form = fit(rows, truth, tiny)
     assert all(form.entry(piece).median_ms >= 0 for piece in tiny.values())
+
+
+@given(scale=st.floats(0.5, 1.5), clock=st.floats(0, 0.02), seed=st.integers(0, 50))
+@settings(deadline=None)
+def test_runtimes_clock_is_told_by_the_cheapest_node(scale: float, clock: float, seed: int) -> None:
+    """Anchors that are all alike cannot tell a clock from a scale; the cheapest node can."""
+    rng = np.random.default_rng(seed)
+    work, nodes = rng.uniform(0.1, 1, 30), rng.integers(1, 9, 30)
+    pieces = {
+        str(i): PieceTime(float(own + clock * count), 0, int(count), 9, least_ms=float(clock + own / count * (i > 0)))
+        for i, (own, count) in enumerate(zip(work, nodes, strict=True))
+    }
+    assert clock_ms(pieces.values()) == pytest.approx(clock)
+    anchors = np.tile([4.5 + clock * 30, 1.0, 30.0], (12, 1))
+    form = fit(anchors, scale * 4.5 * rng.normal(1, 0.01, 12), pieces)
+    # Nets of few large nodes and of many small ones, which no anchor resembles.
+    for own, count in ((10.0, 20), (2.0, 90)):
+        predicted = form.scale * (own + clock * count) + form.overhead_ms + form.per_node_ms * count
+        assert predicted == pytest.approx(scale * own, rel=0.02)
+    assert all(form.entry(piece).median_ms >= 0 for piece in pieces.values())
+
+
+@given(
+    least=st.lists(st.tuples(st.floats(0, 0.1), st.floats(0, 1), st.integers(0, 9)), min_size=1, max_size=8),
+)
+def test_clock_never_takes_more_than_a_piece(least: list[tuple[float, float, int]]) -> None:
+    """Whatever the cheapest node says, what is left of each piece is a time; a merged piece says nothing."""
+    pieces = [PieceTime(total, 0, count, 9, least_ms=cheapest) for cheapest, total, count in least]
+    clock = clock_ms(pieces)
+    assert 0 <= clock <= min((cheapest for cheapest, _, count in least if count), default=0)
+    assert all(piece.nodes_ms >= clock * piece.num_nodes for piece in pieces if piece.num_nodes)
+
+
+def test_one_piece_without_a_cheapest_node_leaves_the_clock_in() -> None:
+    """Pieces that were timed alone, or came from an older journal, hold no clock that is known."""
+    assert clock_ms([PieceTime(1.0, 0, 3, 9, least_ms=0.004), PieceTime(1.0, 0, 1, 9)]) == 0
+    assert clock_ms([]) == 0
+
+
+def test_cheapest_node_is_kept_where_the_clock_is_in_it() -> None:
+    """The quartile of its runs, over all places of a piece; elsewhere nothing is known of a clock."""
+    space = get_space("digits")
+    subnet = plan(space, decode(space, designed_genes(space, 8))[0])
+    names = [f"{piece.name}.{part}" for piece in subnet.pieces() for part in ("a", "b")]
+    times = np.random.default_rng(0).uniform(1, 2, (11, len(names)))
+    levels = np.percentile(times, QUARTILE, axis=0)
+    found = profiled_pieces(subnet, names, times, holds_clock=True)
+    for key, piece in found.items():
+        own = [levels[2 * i + part] for i, one in enumerate(subnet.pieces()) if one.key == key for part in (0, 1)]
+        assert piece.least_ms == pytest.approx(min(own))
+    joined = joined_pieces([found])
+    assert clock_ms(joined.values()) == pytest.approx(min(one.least_ms for one in found.values()))
+    assert {one.least_ms for one in profiled_pieces(subnet, names, times).values()} == {0.0}
 
 
 def test_contradicting_times_are_refused() -> None:
