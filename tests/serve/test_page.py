@@ -174,7 +174,7 @@ def test_a_tighter_deadline_switches_to_the_faster_subnet(
         _wait(browser, lambda: _texts(browser, "#family tr.chosen th") == ["large"])
         times = [s["latency_ms"] for s in server.client.get("/v2/models/tiny/subnets").json()["subnets"]]
         assert times[0] > 5 * times[1]
-        for step in range(95, 0, -5):
+        for step in [*range(95, 0, -5)] * 3:  # decoding takes its part of the time, on a busy machine now and then all
             before = _settled(server)
             _set_deadline(browser, step)
             _wait(browser, lambda before=before: _settled(server) > before)
