@@ -140,7 +140,7 @@ def measure(
     nets: Sequence[Net],
     probe: Net,
     settings: MeasureSettings,
-    tick: Callable[[float], object] = float,
+    tick: Callable[[float], object] = lambda _: None,
     seed: int = 0,
 ) -> Measured:
     """Time all nets of a group, in turns, until the times are steady or the time is up.

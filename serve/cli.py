@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from deps.ground.console import Report, Story, add_common_flags, add_version_flag, require, run_command
 from deps.ground.errors import UnitError
 from deps.ground.units import parse_bytes
+from deps.serve.logs import LEVELS
 
 if TYPE_CHECKING:
     from deps.serve.access import Access
@@ -136,9 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--token", help="what requests must show (better: --token-file, or $DEPS_SERVE_TOKEN)")
     serve.add_argument("--token-file", type=Path, metavar="FILE", help="file that holds the token")
     serve.add_argument("--log-format", choices=("text", "json"), default="text", help="of the log (default: text)")
-    serve.add_argument(
-        "--log-level", choices=("debug", "info", "warning", "error"), help="least that is logged (default: info)"
-    )
+    serve.add_argument("--log-level", choices=LEVELS, help="least that is logged (default: info)")
     serve.add_argument("--max-body", type=_size, metavar="SIZE", help="largest request (default: 32MiB)")
     serve.add_argument("--max-queue", type=_at_least(1), metavar="N", help="most images that may wait (default: 256)")
     serve.add_argument(

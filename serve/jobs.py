@@ -36,9 +36,6 @@ class Job:
     pin: int | None = None
     """The engine that must answer; None leaves the choice."""
 
-    is_cancelled: bool = False
-    """Whether nobody waits for it any more."""
-
     waiter: Any = None
     """Whatever ``settle`` needs to find who waits."""
 

@@ -27,7 +27,7 @@ class Place(NamedTuple):
 class Plan:
     """The batches of a queue in their order; grown job by job, in constant time each."""
 
-    __slots__ = ("_engine", "_estimates", "_free", "_images", "_now", "_soonest", "_start", "_version", "is_empty")
+    __slots__ = ("_engine", "_estimates", "_free", "_images", "_now", "_soonest", "_start", "_version")
 
     def __init__(self, estimates: Estimates, free: Iterable[float], now: float) -> None:
         """Start with an empty queue.
@@ -44,12 +44,15 @@ class Plan:
         heapq.heapify(self._free)
         self._engine, self._images, self._soonest = -1, 0, math.inf  # of the batch that is still open
         self._start = self._free[0]
-        self.is_empty = True
-        """Whether nothing was added."""
 
     def holds(self, estimates: Estimates, start: float) -> bool:
         """Tell whether it was made with these estimates, as they still are, for a first batch at this moment."""
         return self._estimates is estimates and self._version == estimates.version and self._start == start
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was added."""
+        return not self._images
 
     @property
     def end(self) -> float:
@@ -88,7 +91,6 @@ class Plan:
         else:
             self._images += size
             self._soonest = min(self._soonest, until)
-        self.is_empty = False
         return place
 
     def _next_start(self) -> float:

@@ -190,7 +190,6 @@ class Scheduler:
 
     def cancel(self, job: Job) -> None:
         """Forget a job that still waits; one that runs is answered to nobody."""
-        job.is_cancelled = True
         place = bisect.bisect_left(self._queue, job.turn, key=_turn)
         if place < len(self._queue) and self._queue[place] is job:
             self._remove(place)

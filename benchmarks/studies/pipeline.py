@@ -17,7 +17,6 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from jobs import Place, accuracy
 from numpy.typing import NDArray
 from run import RESULTS
 from setting import SETTINGS
+from tritonclient.http import InferenceServerClient, InferInput
 
 from deps.ground.files import read_json, write_json
 from deps.ground.provenance import provenance
@@ -68,19 +68,11 @@ def command(program: str, *words: str | Path) -> Any:
     return json.loads(finished.stdout)
 
 
-def infer(address: str, model: str, images_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return logits (N, classes) of the Open Inference Protocol's binary tensors."""
-    raw = images_NCHW.astype("<f4").tobytes()
-    tensor = {"name": "input", "shape": images_NCHW.shape, "datatype": "FP32"}
-    tensor["parameters"] = {"binary_data_size": len(raw)}
-    wanted = {"name": "logits", "parameters": {"binary_data": True}}
-    head = json.dumps({"inputs": [tensor], "outputs": [wanted]}).encode()
-    headers = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
-    request = urllib.request.Request(f"{address}/v2/models/{model}/infer", head + raw, headers)
-    with urllib.request.urlopen(request, timeout=60) as response:
-        body, length = response.read(), int(response.headers["Inference-Header-Content-Length"])
-    shape = json.loads(body[:length])["outputs"][0]["shape"]
-    return np.frombuffer(body[length:], "<f4").reshape(shape)
+def infer(client: InferenceServerClient, model: str, images_NCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return logits (N, classes), asked as NVIDIA's client asks."""
+    tensor = InferInput("input", list(images_NCHW.shape), "FP32")
+    tensor.set_data_from_numpy(images_NCHW)
+    return client.infer(model, [tensor]).as_numpy("logits")
 
 
 def served_top1(bundle: Path, precision: str, data: ImageData) -> float:
@@ -93,8 +85,9 @@ def served_top1(bundle: Path, precision: str, data: ImageData) -> float:
         if found is None:
             raise SystemExit(f"deps-serve {bundle} --precision {precision} ended with {server.wait()}")
         model, right = read_json(bundle / "manifest.json")["name"], 0
-        for x_NCHW, labels_N in data.test.batches(REQUEST):
-            right += int((infer(found[0], model, x_NCHW.numpy()).argmax(1) == labels_N.numpy()).sum())
+        with InferenceServerClient(found[0].removeprefix("http://")) as client:
+            for x_NCHW, labels_N in data.test.batches(REQUEST):
+                right += int((infer(client, model, x_NCHW.numpy()).argmax(1) == labels_N.numpy()).sum())
     finally:
         server.terminate()
         server.wait(30)

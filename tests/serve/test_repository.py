@@ -22,7 +22,6 @@ from deps.serve.repository import Repository
 from deps.serve.service import ServeOptions
 
 OPTIONS = ServeOptions(subnet="large", max_batch=4, num_threads=1)
-BOTH = ServeOptions(max_batch=4, num_threads=1)
 
 
 def _in_loop(story: Callable[[], Coroutine[Any, Any, None]]) -> None:
