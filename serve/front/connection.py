@@ -75,7 +75,7 @@ class Connection(asyncio.BufferedProtocol):
             self._writable.set()
 
     def pause_writing(self) -> None:
-        """The client takes its answer slowly."""
+        """The client takes its answer slowly; until it has caught up, its next request is not looked at."""
         self._writable = asyncio.Event()
         self.due = time.monotonic() + self._limits.write_s
 
@@ -84,7 +84,10 @@ class Connection(asyncio.BufferedProtocol):
         if self._writable is not None:
             self._writable.set()
         self._writable = None
-        self.due = float("inf") if self._exchange is not None else time.monotonic() + self._limits.idle_s
+        if self._exchange is not None:
+            self.due = float("inf")
+        elif not self._is_lingering and self._head is None:
+            self._rest()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  asyncio names it
         """Return where the next bytes shall be read to."""
@@ -108,11 +111,11 @@ class Connection(asyncio.BufferedProtocol):
             return
         content = bytes(self._acceptor.scratch[self._skipped : nbytes])
         self._skipped = 0
-        if not self._ahead and self._exchange is None and self._head is None:
+        if not self._ahead and self._exchange is None and self._head is None and self._writable is None:
             self._arrival = time.monotonic()
             self.due = self._arrival + self._limits.head_s
         self._ahead = self._ahead + content if self._ahead else content
-        if self._exchange is None:
+        if self._exchange is None and self._writable is None:
             self._advance()
         elif len(self._ahead) > _AHEAD_BYTES and self._transport is not None:
             self._transport.pause_reading()
@@ -273,18 +276,28 @@ class Connection(asyncio.BufferedProtocol):
         self._rest()
 
     def _rest(self) -> None:
-        if self._writable is None:
-            self.due = time.monotonic() + self._limits.idle_s
-        if self._transport is not None:
-            self._transport.resume_reading()
-        if self._ahead:
-            self._arrival = time.monotonic()
-            self.due = self._arrival + self._limits.head_s
+        """Go on with what was sent ahead, or wait for the next request."""
+        now = time.monotonic()
+        if self._writable is not None:
+            self.due = now + self._limits.write_s  # whoever does not take its answers is not given more of them
+        elif self._ahead:
+            self._arrival = now
+            self.due = now + self._limits.head_s
             asyncio.get_running_loop().call_soon(self._go_on)
+        else:
+            self.due = now + self._limits.idle_s
+            self._read_on()
 
     def _go_on(self) -> None:
-        if self._exchange is None and self._body is None and not self.is_lost and not self._is_lingering:
-            self._advance()
+        if self._exchange or self._body is not None or self._writable or self.is_lost or self._is_lingering:
+            return
+        self._advance()
+        if len(self._ahead) <= _AHEAD_BYTES:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
 
     def answer_with(self, status: int, message: str, *, closes: bool, retry_after_s: int | None = None) -> None:
         """Answer without the application."""
@@ -305,9 +318,10 @@ class Connection(asyncio.BufferedProtocol):
         """Say that nothing more will come, and throw away what still arrives: closing at once could lose the answer."""
         self._is_lingering = True
         self._ahead = b""
-        self.due = time.monotonic() + self._limits.linger_s
         if self._transport is None:
             return
+        is_sent = not self._transport.get_write_buffer_size()
+        self.due = time.monotonic() + (self._limits.linger_s if is_sent else self._limits.write_s)
         try:
             self._transport.write_eof()
             self._transport.resume_reading()
