@@ -53,11 +53,13 @@ def create_app(
     """
     access = access or Access()
     api = _Api(repository, access, max_body_bytes)
+    inference = Inference(repository, max_body_bytes)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         watching = None if watch_s is None else asyncio.create_task(repository.watch(watch_s))
         async with contextlib.AsyncExitStack() as stack:
+            stack.callback(inference.close)
             stack.push_async_callback(repository.close)
             for server in beside:
                 await stack.enter_async_context(server)
@@ -99,7 +101,7 @@ def create_app(
     }
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     app.router.redirect_slashes = False
-    return Gate(app, access, Inference(repository, max_body_bytes))
+    return Gate(app, access, inference)
 
 
 def _routes(method: str, paths: list[str], endpoint: Endpoint) -> list[Route]:

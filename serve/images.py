@@ -37,11 +37,15 @@ def image_from_bytes(content: bytes | memoryview, spec: InputSpec, *, max_pixels
     Raises:
         RefusedError: not a JPEG or PNG, damaged, or too large; 400, 413 or 415.
     """
-    return _normalise(_shape(_decode(content, spec, max_pixels), spec, max_pixels), spec)
+    return image_from_opened(open_image(content, max_pixels=max_pixels), spec, max_pixels=max_pixels)
 
 
-def _decode(content: bytes | memoryview, spec: InputSpec, max_pixels: int) -> Image.Image:
-    """Return the picture upright, in the colours of the model."""
+def open_image(content: bytes | memoryview, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read what a picture says of itself; its pixels are not decoded yet.
+
+    Raises:
+        RefusedError: not a JPEG or PNG, or too large; 413 or 415.
+    """
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -53,13 +57,28 @@ def _decode(content: bytes | memoryview, spec: InputSpec, max_pixels: int) -> Im
     width, height = image.size
     if width * height > max_pixels:
         raise _too_large(f" of {width} x {height}", max_pixels)
+    return image
+
+
+def image_from_opened(image: Image.Image, spec: InputSpec, *, max_pixels: int = MAX_PIXELS) -> FloatArray:
+    """Do the rest of ``image_from_bytes``.
+
+    Raises:
+        RefusedError: damaged, or so narrow that it would be too large once it is resized; 400.
+    """
+    return _normalise(_shape(_decode(image, spec), spec, max_pixels), spec)
+
+
+def _decode(image: Image.Image, spec: InputSpec) -> Image.Image:
+    """Return the picture upright, in the colours of the model."""
+    kind = image.format
     try:
-        if image.format == "JPEG":
+        if kind == "JPEG":
             needed = _DRAFT_MARGIN * (max(spec.shape[1:]) if spec.resize is None else spec.resize)
             image.draft(image.mode, (needed, needed))
         image.load()
-        upright = ImageOps.exif_transpose(image)
-        return _convert(upright, spec.color)
+        ImageOps.exif_transpose(image, in_place=True)  # else it copies what is upright already
+        return _convert(image, spec.color)
     except (
         OSError,
         SyntaxError,
@@ -72,7 +91,7 @@ def _decode(content: bytes | memoryview, spec: InputSpec, max_pixels: int) -> Im
         zlib.error,
     ) as error:
         raise RefusedError(
-            f"the picture is damaged ({_first_line(error)}); expected a whole {image.format} file; send it again"
+            f"the picture is damaged ({_first_line(error)}); expected a whole {kind} file; send it again"
         ) from error
 
 

@@ -14,10 +14,9 @@ from urllib.parse import parse_qs
 
 from deps.serve.answers import InferAnswer, encode_infer
 from deps.serve.body import accepted_encoding, compress, read_body
-from deps.serve.engines.base import FloatArray
 from deps.serve.front.exchange import ARRIVAL, EXCHANGE, Exchange
-from deps.serve.manifest import InputSpec
 from deps.serve.models import Asking, Loaded, Served
+from deps.serve.pictures import Pictures
 from deps.serve.protocol import HEADER_LENGTH, MODEL_VERSION, TIMEOUT_HEADER, parse_infer, parse_timeout_header
 from deps.serve.ranking import top_classes
 from deps.serve.refusals import ClientGoneError, RefusedError
@@ -29,9 +28,6 @@ Buffer = bytes | memoryview
 
 PICTURE_TYPES = ("image/jpeg", "image/png")
 DEFAULT_TOP = 5
-
-# Pictures that may wait to be decoded; each is held in memory, and a large one takes a tenth of a second of a core.
-MAX_PICTURES = 64
 
 # Above this, parsing takes long enough that other requests should not wait for it.
 PARSE_ASIDE_BYTES = 1 << 16
@@ -66,7 +62,11 @@ class Inference:
     def __init__(self, repository: Repository, max_body_bytes: int) -> None:
         self._repository = repository
         self._max_body_bytes = max_body_bytes
-        self._pictures = 0
+        self._pictures = Pictures()
+
+    def close(self) -> None:
+        """Give back the threads that decode pictures."""
+        self._pictures.close()
 
     async def __call__(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; whatever goes wrong is told in the protocol's shape."""
@@ -121,17 +121,7 @@ class Inference:
         self, served: Served, loaded: Loaded, asking: Asking, content: Buffer, count: int, timeout_s: float
     ) -> Reply:
         manifest = loaded.service.manifest
-        if self._pictures >= MAX_PICTURES:
-            raise RefusedError(
-                f"{self._pictures} pictures wait to be decoded; expected at most {MAX_PICTURES}; try later",
-                status=503,
-                retry_after_s=1,
-            )
-        self._pictures += 1
-        try:
-            image_CHW = await asyncio.to_thread(_decoded, content, manifest.input)
-        finally:
-            self._pictures -= 1
+        image_CHW = await self._pictures.decode(content, manifest.input, until=asking.arrived + timeout_s)
         computed = await loaded.service.infer(image_CHW[None], arrival=asking.arrived, timeout_s=timeout_s)
         asking.answered(1, computed)
         # Browsers read this header and show it among their own timings.
@@ -182,12 +172,6 @@ async def _unless_gone(scope: Scope, receive: Receive, answering: Coroutine[Any,
         raise ClientGoneError
     finally:
         gone.cancel()
-
-
-def _decoded(content: Buffer, spec: InputSpec) -> FloatArray:
-    from deps.serve.images import image_from_bytes  # a server that is sent tensors only never loads Pillow
-
-    return image_from_bytes(content, spec)
 
 
 def _text(value: bytes | None) -> str | None:

@@ -416,7 +416,7 @@ def test_wrong_picture_is_refused(client, kind: str, content: bytes, query: str,
 
 def test_pictures_that_wait_to_be_decoded_are_bounded(client, monkeypatch: pytest.MonkeyPatch):
     """Decoding is slower than sending; the rest is refused before it fills the memory."""
-    monkeypatch.setattr("deps.serve.inference.MAX_PICTURES", 0)
+    monkeypatch.setattr("deps.serve.pictures.MAX_PICTURES", 0)
     content, headers = _png(np.zeros((8, 8), np.uint8)), {"Content-Type": "image/png"}
     answer = client.post("/v2/models/tiny/classify", content=content, headers=headers)
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
