@@ -95,6 +95,28 @@ def test_what_cannot_be_repaired_is_the_best_that_was_found(planted, calibration
     assert found.drop == min(50 - 20 / 39 * k for k in range(found.tries - 1))
 
 
+@pytest.mark.parametrize("needed", range(1, 10))
+def test_no_more_layers_are_left_out_than_it_takes(planted, calibration, images, monkeypatch, needed: int):
+    """Each costs time on the device; the search doubles and then halves, so every number between must come out right."""
+    monkeypatch.setattr("deps.extract.repair.LARGEST_SHARE", 1.0)
+    first = plain(planted, calibration, TENSORRT)._replace(drop=60.0, tries=1)
+    assert needed < first.layers
+    asked = []
+
+    def drop_of(model: onnx.ModelProto) -> float:
+        made = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+        layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+        asked.append(sum(node.input[1] not in made for node in layers))
+        return 0.5 if asked[-1] >= needed else 50.0
+
+    found = repair(planted, calibration, TENSORRT, images[0], first=first, drop_of=drop_of, max_drop=1.0)
+    assert len(found.excluded) == needed
+    assert found.excluded == tuple(ranking(planted, calibration, TENSORRT, images[0], found.method)[:needed])
+    assert found.drop == 0.5
+    assert found.tries == 1 + len(asked)
+    assert len(asked) == len(METHODS[1:]) + len(set(asked) - {0})  # nothing is measured twice
+
+
 def test_excluded_layers_stay_in_floating_point(planted, calibration):
     """And all others do not."""
     left_out = f"{BLOCK}.project.conv"
