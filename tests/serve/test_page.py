@@ -150,6 +150,21 @@ def test_a_picture_is_answered_with_what_the_api_says(browser: Any, server: Runn
     assert _texts(browser, "#family tr.chosen th") == ["large"]
 
 
+@pytest.mark.parametrize("size", [(60, 300), (300, 60), (8, 8), (2000, 2000)])
+def test_the_picture_is_shown_whole(browser: Any, server: Running, tmp_path: Path, size: tuple[int, int]):
+    """Who sees half of a digit wonders at the answer."""
+    path = tmp_path / "picture.png"
+    Image.new("L", size, 200).save(path)
+    _open(browser, server)
+    _upload(browser, path)
+    _wait(browser, lambda: _find(browser, "#preview").is_displayed() and _texts(browser, "#classes li"))
+    frame, shown = _find(browser, "#drop").rect, _find(browser, "#preview").rect
+    assert frame["y"] <= shown["y"]
+    assert shown["y"] + shown["height"] <= frame["y"] + frame["height"]
+    assert shown["width"] <= frame["width"]
+    assert _find(browser, "#preview").value_of_css_property("object-fit") == "contain"
+
+
 def test_a_deadline_that_nothing_meets_is_refused_in_words(browser: Any, server: Running, picture: Path):
     """The slider asks again by itself, and what the server says of the deadline is shown as it is."""
     _open(browser, server)
