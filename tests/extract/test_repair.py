@@ -97,7 +97,7 @@ def test_what_cannot_be_repaired_is_the_best_that_was_found(planted, calibration
 
 @pytest.mark.parametrize("needed", range(1, 10))
 def test_no_more_layers_are_left_out_than_it_takes(planted, calibration, images, monkeypatch, needed: int):
-    """Each costs time on the device; the search doubles and then halves, so every number between must come out right."""
+    """Each costs time on the device; the search doubles, then halves, so every number between must come out right."""
     monkeypatch.setattr("deps.extract.repair.LARGEST_SHARE", 1.0)
     first = plain(planted, calibration, TENSORRT)._replace(drop=60.0, tries=1)
     assert needed < first.layers
