@@ -17,12 +17,12 @@ import numpy as np
 from deps.ground.console import Story
 from deps.ground.errors import LatencyTableError
 from deps.profile.backends.base import Backend
-from deps.profile.fit import PieceTime, profiled_pieces
 from deps.profile.journal import Journal
 from deps.profile.kit import REWRITE, Kit, KitNet
 from deps.profile.latency import Clock
 from deps.profile.levels import Statistic
 from deps.profile.measure import Measured, MeasureSettings, Net, measure
+from deps.profile.pieces import PieceTime, profiled_pieces
 from deps.serve.manifest import Precision
 
 MEMORY_BYTES = 3 << 30
@@ -198,7 +198,14 @@ def _record(kit: Kit, group: _Group, measured: Measured, factor: float, process:
             times = measured.nodes[position]
             found = profiled_pieces(kit.plan_of(net), times.names, times.times_ms, holds_clock=times.holds_clock)
             pieces[net.name] = {
-                key: [one.nodes_ms / factor, one.spread_ms / factor, one.num_nodes, one.runs, one.least_ms / factor]
+                key: [
+                    one.nodes_ms / factor,
+                    one.spread_ms / factor,
+                    one.num_nodes,
+                    one.runs,
+                    one.least_ms / factor,
+                    {part: ms / factor for part, ms in one.parts},
+                ]
                 for key, one in found.items()
             }
         elif net.name not in group.ties:
@@ -251,8 +258,8 @@ def _part(kit: Kit, resolution: int, book: Journal) -> Part:
     records = [record for record in book.records if record["resolution"] == resolution]
     roles = {net.name: net for net in kit.manifest.nets}
     pieces = [
-        # A journal of an older version tells nothing of the cheapest node.
-        {key: PieceTime(*told) for key, told in found.items()}
+        # A journal of an older version tells nothing of the cheapest node, or of parts.
+        {key: PieceTime(*told[:5], *(tuple(parts.items()) for parts in told[5:])) for key, told in found.items()}
         for record in records
         for found in record["pieces"].values()
     ]

@@ -17,10 +17,11 @@ from deps.ground.errors import LatencyTableError
 from deps.ground.provenance import provenance
 from deps.profile.backends.base import Backend
 from deps.profile.fingerprint import state
-from deps.profile.fit import Fit, features, fit, flops_line, joined_pieces
+from deps.profile.fit import Fit, features, fit, flops_line
 from deps.profile.kit import REWRITE, Kit
 from deps.profile.latency import Check, Entry, LatencyTable, Session, TableError, table_error
 from deps.profile.measure import MeasureSettings
+from deps.profile.pieces import joined_pieces
 from deps.profile.session import Part, measure_parts
 
 

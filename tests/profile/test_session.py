@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,20 +103,22 @@ def test_finished_measurement_runs_nothing(kit: Kit, backend: Backend, short: Me
     assert measure_parts(kit, Slower(backend, 1.0, stop_after=0), short, QUIET, journal) == first
 
 
+@pytest.mark.parametrize("known", [4, 5])
 def test_journal_of_an_older_version_is_read(
-    kit: Kit, backend: Backend, short: MeasureSettings, tmp_path: Path
+    known: int, kit: Kit, backend: Backend, short: MeasureSettings, tmp_path: Path
 ) -> None:
-    """One that tells nothing of the cheapest nodes: what was measured counts, and no clock is subtracted."""
+    """One that tells nothing of parts, or of the cheapest nodes: what was measured counts."""
     journal = tmp_path / "journal"
     (new,) = measure_parts(kit, Slower(backend, 1.0), short, QUIET, journal)
     assert all(piece.least_ms > 0 for net in new.pieces for piece in net.values() if piece.num_nodes)
     head, *records = map(json.loads, journal.read_text().splitlines())
     for record in records:
         for pieces in record["pieces"].values():
-            pieces.update({key: told[:4] for key, told in pieces.items()})
+            pieces.update({key: told[:known] for key, told in pieces.items()})
     journal.write_text("".join(json.dumps(line) + "\n" for line in (head, *records)))
     (old,) = measure_parts(kit, Slower(backend, 1.0, stop_after=0), short, QUIET, journal)
-    expected = [{key: replace(piece, least_ms=0.0) for key, piece in net.items()} for net in new.pieces]
+    lacking: dict[str, Any] = {"parts": ()} if known == 5 else {"parts": (), "least_ms": 0.0}
+    expected = [{key: replace(piece, **lacking) for key, piece in net.items()} for net in new.pieces]
     assert list(old.pieces) == expected
 
 

@@ -10,8 +10,8 @@ import pytest
 from deps.ground.errors import LatencyTableError
 from deps.profile.backends import BACKENDS, open_backend
 from deps.profile.backends.base import Backend, Conditions
-from deps.profile.fit import clock_ms, profiled_pieces
 from deps.profile.kit import Kit
+from deps.profile.pieces import clock_ms, profiled_pieces
 from deps.serve.targets import get_target
 
 
