@@ -119,6 +119,8 @@ async def serve(acceptor: Acceptor, bound: socket.socket, stop: Stop, announce: 
             announce()
             await stop.asked.wait()
             # Whoever balances the load sees that this server is not ready before it refuses connections.
+            # Answers close their connections from now on, so that none is cut while its next request is on the way.
+            acceptor.is_stopping = True
             await stop.patience(GRACE_S if stop.signal == signal.SIGTERM else 0.0)
         finally:
             server.close()

@@ -94,7 +94,8 @@ def user_file(path: Path | str | None = None) -> Path | None:
         return Path(path)
     if named := os.environ.get(USER_FILE_VARIABLE):
         return Path(named)
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    # Not Path.home(), which raises where a user has neither $HOME nor a name, as in a container.
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"))
     default = config / "deps" / "targets.toml"
     return default if default.exists() else None
 

@@ -43,6 +43,20 @@ def test_only_the_token_opens(authorization: str | None, status: int):
     assert _status(Access(token=TOKEN), authorization=authorization) == status
 
 
+@pytest.mark.parametrize("shown", [TOKEN, TOKEN[:-1] + "x", "x" + TOKEN[1:], "x"])
+def test_the_token_is_compared_in_constant_time(shown: str, monkeypatch: pytest.MonkeyPatch):
+    """By the library's function for it, whole: a comparison that ends at the first difference tells where that is."""
+    compared = []
+
+    def watched(one: bytes, other: bytes) -> bool:
+        compared.append({one, other})
+        return one == other
+
+    monkeypatch.setattr("hmac.compare_digest", watched)
+    assert _status(Access(token=TOKEN), authorization=f"Bearer {shown}") == (200 if shown == TOKEN else 401)
+    assert compared == [{shown.encode(), TOKEN.encode()}]
+
+
 @pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready/", "/", "/page/app.js"])
 def test_health_and_the_page_need_no_token(path: str):
     """A load balancer has none, and a page must load before anybody can type one in."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import socket
+import threading
 
 import pytest
 
 from deps.ground.errors import AddressError
-from deps.serve.server import is_loopback, listen, url_of
+from deps.serve.front.acceptor import Acceptor
+from deps.serve.front.limits import Limits
+from deps.serve.server import Stop, is_loopback, listen, serve, url_of
 
 
 @pytest.mark.parametrize(
@@ -49,3 +54,46 @@ def test_foreign_host_is_refused(host: str):
     """An address of another machine, and names that are none."""
     with pytest.raises(AddressError, match="expected"):
         listen(host, 0)
+
+
+async def _empty_answers(scope, receive, send) -> None:
+    """An application that has nothing to say."""
+    if scope["type"] == "lifespan":
+        for moment in ("startup", "shutdown"):
+            assert (await receive())["type"] == f"lifespan.{moment}"
+            await send({"type": f"lifespan.{moment}.complete"})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def test_answers_close_their_connections_once_a_stop_was_asked_for(monkeypatch: pytest.MonkeyPatch):
+    """Otherwise the end cuts connections on which a client has just sent its next request, and that request is lost."""
+    monkeypatch.setattr("deps.serve.server.GRACE_S", 2.0)
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    bound, loop, is_up = listen("127.0.0.1", 0), asyncio.new_event_loop(), threading.Event()
+    stop, is_told = Stop(lambda: None), threading.Event()
+    acceptor = Acceptor(_empty_answers, Limits())
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(acceptor, bound, stop, is_up.set),))
+    thread.start()
+    assert is_up.wait(20)
+    try:
+        with socket.create_connection(bound.getsockname(), timeout=10) as client:
+            client.sendall(request)
+            assert b"connection: close" not in client.recv(1000)
+            loop.call_soon_threadsafe(stop.heed, signal.SIGTERM)
+            loop.call_soon_threadsafe(loop.call_soon, is_told.set)
+            assert is_told.wait(10)
+            client.sendall(request)
+            assert b"connection: close" in client.recv(1000)
+            assert client.recv(1000) == b""
+        with socket.create_connection(bound.getsockname(), timeout=10) as late:
+            late.sendall(request)
+            assert b"200 OK" in late.recv(1000)
+    finally:
+        for _ in range(2):
+            loop.call_soon_threadsafe(stop.heed, signal.SIGTERM)
+        thread.join(20)
+        loop.close()
+        bound.close()
+    assert not thread.is_alive()

@@ -118,3 +118,16 @@ def test_named_file_must_exist(tmp_path: Path):
     """A mistyped --targets must not quietly mean no targets of one's own."""
     with pytest.raises(TargetError, match="cannot be read"):
         get_target("cpu", tmp_path / "absent.toml")
+
+
+def test_a_user_without_a_home_has_no_targets_of_their_own(monkeypatch: pytest.MonkeyPatch):
+    """A container's user has neither ``$HOME`` nor a name; the start must not end in a traceback."""
+    import pwd
+
+    def nobody(_: int) -> None:
+        raise KeyError("uid not found")
+
+    for variable in ("HOME", "XDG_CONFIG_HOME", "DEPS_TARGETS"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert load_targets() == read_targets(BUILTIN)
