@@ -18,6 +18,25 @@ DEFAULT_MAX_BODY_BYTES = 32 * 2**20
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
+def announced_encoding(headers: Mapping[bytes, bytes], max_bytes: int) -> str | None:
+    """Return how a body will be compressed, None for not at all, as the head announces it.
+
+    Raises:
+        RefusedError: it will be too large (413), or the encoding is unknown (415).
+    """
+    announced = headers.get(b"content-length", b"")
+    if announced.isdigit() and int(announced) > max_bytes:
+        raise body_too_large(max_bytes)
+    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
+    if encoding == "identity":
+        return None
+    if encoding not in _WINDOW_BITS:
+        raise RefusedError(
+            f"Content-Encoding is {encoding!r}; expected gzip, deflate or none; send the body uncompressed", status=415
+        )
+    return encoding
+
+
 async def read_body(receive: Receive, headers: Mapping[bytes, bytes], max_bytes: int) -> bytes | memoryview:
     """Return the whole body, decompressed; a body that came in one piece is not copied.
 
@@ -30,14 +49,7 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], max_bytes:
         RefusedError: too large (413), an unknown encoding (415), or damaged compression (400).
         ClientGoneError: the client hung up in the middle.
     """
-    announced = headers.get(b"content-length", b"")
-    if announced.isdigit() and int(announced) > max_bytes:
-        raise body_too_large(max_bytes)
-    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
-    if encoding != "identity" and encoding not in _WINDOW_BITS:
-        raise RefusedError(
-            f"Content-Encoding is {encoding!r}; expected gzip, deflate or none; send the body uncompressed", status=415
-        )
+    encoding = announced_encoding(headers, max_bytes)
     pieces: list[bytes | memoryview] = []
     size, more = 0, True
     while more:
@@ -51,7 +63,7 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], max_bytes:
         if chunk:
             pieces.append(chunk)
     body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-    if encoding == "identity":
+    if encoding is None:
         return body
     # A whole body of zeros takes a moment to unfold, which other requests should not wait for.
     return await asyncio.to_thread(_decompress, body, encoding, max_bytes)

@@ -261,7 +261,7 @@ def _serve(args: argparse.Namespace) -> Report | None:
             if args.json:
                 print(json.dumps(facts), flush=True)
 
-        acceptor = Acceptor(app, Limits(max_body_bytes=max_body_bytes), app.screen)
+        acceptor = Acceptor(app, Limits(max_body_bytes=max_body_bytes), app.screen, app.handler_of)
         run_server(acceptor, repository, bound, announce)
         story.say("stopped; every accepted request was answered")
     return None

@@ -27,7 +27,7 @@ from deps.serve.models import Served
 from deps.serve.openapi import openapi
 from deps.serve.page import page_routes
 from deps.serve.protocol import parse_control
-from deps.serve.refusals import ClientGoneError, RefusedError, no_such_page
+from deps.serve.refusals import ClientGoneError, RefusedError, no_such_page, wrong_method
 from deps.serve.replies import Reply, error_reply, json_reply, reply_to
 from deps.serve.repository import Repository
 
@@ -115,9 +115,7 @@ async def _no_such_page(request: Request, error: Exception) -> Reply:
         return reply_to(no_such_page(path))
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
-        return error_reply(
-            f"{request.method} is not answered at {path}; expected {allowed}", 405, ((b"allow", allowed.encode()),)
-        )
+        return reply_to(wrong_method(request.method, path, ", ".join(sorted(allowed.split(", ")))))
     return error_reply(str(error.detail), error.status_code)
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs
 
 from deps.serve.answers import InferAnswer, encode_infer
-from deps.serve.body import accepted_encoding, compress, read_body
+from deps.serve.body import accepted_encoding, announced_encoding, compress, read_body
 from deps.serve.front.exchange import ARRIVAL, EXCHANGE, Exchange
 from deps.serve.models import Asking, Loaded, Served
 from deps.serve.pictures import Pictures
@@ -56,12 +56,45 @@ def target_of(path: str) -> Target | None:
     return Target(parts[3], parts[5], parts[6]) if parts[4] == "versions" else None
 
 
+class Terms(NamedTuple):
+    """What the head of a request says of how to read and to answer it."""
+
+    timeout_s: float
+    """How long after its arrival the answer is of use."""
+
+    header_length: str | None
+    """The length of the JSON before a tensor, as it was sent."""
+
+    encoding: str | None
+    """How the body is compressed."""
+
+    accepts: str | None
+    """How the answer may be compressed, as it was sent."""
+
+    @classmethod
+    def of(cls, target: Target, headers: Mapping[bytes, bytes], max_body_bytes: int) -> Terms:
+        """Read the headers of a request, names in lower case.
+
+        Raises:
+            RefusedError: a malformed header (400), no picture where one is expected or an unknown compression (415), or
+                a body over the limit (413).
+        """
+        timeout_s = parse_timeout_header(_text(headers.get(_TIMEOUT_KEY)))
+        if target.verb == "classify":
+            _check_picture_type(_text(headers.get(b"content-type")) or "")
+        encoding = announced_encoding(headers, max_body_bytes)
+        length, accepts = _text(headers.get(_LENGTH_KEY)), _text(headers.get(b"accept-encoding"))
+        return cls(timeout_s, length, encoding, accepts)
+
+
 class Inference:
     """Answers requests for inference."""
 
     def __init__(self, repository: Repository, max_body_bytes: int) -> None:
         self._repository = repository
-        self._max_body_bytes = max_body_bytes
+        self.max_body_bytes = max_body_bytes
+        """Limit for a request's body, also after decompression."""
+
         self._pictures = Pictures()
 
     def close(self) -> None:
@@ -75,7 +108,8 @@ class Inference:
             served = self.find(target)
             arrived = scope.get(ARRIVAL) or time.monotonic()
             with served.asking(arrived) as asking, served.lease() as loaded:
-                reply = await answer(served, loaded, asking, scope, receive)
+                terms = Terms.of(target, dict(scope["headers"]), self.max_body_bytes)
+                reply = await answer(served, loaded, asking, terms, scope, receive)
         except Exception as error:
             reply = reply_to(error)
             await reply(scope, receive, send)
@@ -83,6 +117,22 @@ class Inference:
                 raise  # the server writes it to its log
             return
         await reply(scope, receive, send)
+
+    def screen(self, target: Target, headers: Iterable[tuple[bytes, bytes]] | None) -> None:
+        """Let the body of a request come; a refusal is counted as that of a whole request is.
+
+        Args:
+            target: what is asked.
+            headers: of the request, names in lower case; None when they are known to be in order.
+
+        Raises:
+            RefusedError: no such model or version (404), none that is loaded (503), or what ``Terms`` refuse.
+        """
+        served = self.find(target)
+        with served.asking(time.monotonic()):
+            served.lease()
+            if headers is not None:
+                Terms.of(target, dict(headers), self.max_body_bytes)
 
     def find(self, target: Target) -> Served:
         """Return what is asked.
@@ -92,29 +142,25 @@ class Inference:
         """
         return self._repository.find(target.name, target.version)
 
-    async def _infer(self, served: Served, loaded: Loaded, asking: Asking, scope: Scope, receive: Receive) -> Reply:
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        timeout_s = parse_timeout_header(_text(headers.get(_TIMEOUT_KEY)))
-        body = await read_body(receive, headers, self._max_body_bytes)
-        computing = _compute(served, loaded, asking, body, _text(headers.get(_LENGTH_KEY)), timeout_s)
+    async def _infer(
+        self, served: Served, loaded: Loaded, asking: Asking, terms: Terms, scope: Scope, receive: Receive
+    ) -> Reply:
+        body = await read_body(receive, dict(scope["headers"]), self.max_body_bytes)
+        computing = _compute(served, loaded, asking, body, terms)
         answer = await _unless_gone(scope, receive, computing)
-        said: Headers = (JSON_TYPE,)
-        if answer.json_length is not None:
-            said = (_BINARY_TYPE, (_LENGTH_KEY, str(answer.json_length).encode()))
-        content = answer.body
-        encoding = accepted_encoding(_text(headers.get(b"accept-encoding")), len(content))
+        said, content = infer_headers(answer), answer.body
+        encoding = accepted_encoding(terms.accepts, len(content))
         if encoding is not None:
             content = await asyncio.to_thread(compress, content, encoding)
             said = (*said, (b"content-encoding", encoding.encode()), (b"vary", b"Accept-Encoding"))
         return Reply(200, content, said)
 
-    async def _classify(self, served: Served, loaded: Loaded, asking: Asking, scope: Scope, receive: Receive) -> Reply:
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        timeout_s = parse_timeout_header(_text(headers.get(_TIMEOUT_KEY)))
-        _check_picture_type(_text(headers.get(b"content-type")) or "")
+    async def _classify(
+        self, served: Served, loaded: Loaded, asking: Asking, terms: Terms, scope: Scope, receive: Receive
+    ) -> Reply:
         count = _count_of_classes(scope["query_string"], loaded.service.manifest.output.classes)
-        body = await read_body(receive, headers, self._max_body_bytes)
-        naming = self._name_classes(served, loaded, asking, body, count, timeout_s)
+        body = await read_body(receive, dict(scope["headers"]), self.max_body_bytes)
+        naming = self._name_classes(served, loaded, asking, body, count, terms.timeout_s)
         return await _unless_gone(scope, receive, naming)
 
     async def _name_classes(
@@ -135,16 +181,21 @@ class Inference:
         return json_reply(answer, headers=((b"server-timing", timing.encode()),))
 
 
-async def _compute(
-    served: Served, loaded: Loaded, asking: Asking, body: Buffer, header_length: str | None, timeout_s: float
-) -> InferAnswer:
+def infer_headers(answer: InferAnswer) -> Headers:
+    """Return what the head of an answer says of its body, but for its length."""
+    if answer.json_length is None:
+        return (JSON_TYPE,)
+    return (_BINARY_TYPE, (_LENGTH_KEY, str(answer.json_length).encode()))
+
+
+async def _compute(served: Served, loaded: Loaded, asking: Asking, body: Buffer, terms: Terms) -> InferAnswer:
     signature = loaded.signatures[served.takes_raw]
-    if len(body) > PARSE_ASIDE_BYTES and header_length is None:
+    if len(body) > PARSE_ASIDE_BYTES and terms.header_length is None:
         asked = await asyncio.to_thread(parse_infer, body, None, signature)
     else:
-        asked = parse_infer(body, header_length, signature)
+        asked = parse_infer(body, terms.header_length, signature)
     computed = await loaded.service.infer(
-        asked.images, arrival=asking.arrived, timeout_s=min(timeout_s, asked.timeout_s), subnet=asked.subnet
+        asked.images, arrival=asking.arrived, timeout_s=min(terms.timeout_s, asked.timeout_s), subnet=asked.subnet
     )
     answer = encode_infer(asked, computed, signature)
     asking.answered(len(asked.images), computed)

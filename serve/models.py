@@ -57,14 +57,22 @@ class Loaded:
     def __post_init__(self) -> None:
         self.signatures = signatures(self.service.manifest)
 
-    def __enter__(self) -> Loaded:
+    def hold(self) -> Loaded:
+        """Begin a lease: the service stays open until it is given back with ``release``."""
         self.leases += 1
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def release(self) -> None:
+        """Give a lease back."""
         self.leases -= 1
         if self.is_retired and not self.leases:
             self.unused.set()
+
+    def __enter__(self) -> Loaded:
+        return self.hold()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     async def retire(self) -> None:
         """Wait until nobody uses the service, then close it, which answers what it accepted."""
@@ -189,8 +197,11 @@ class Asking:
         log.log(level, "%s by %s in %.3f ms", outcome, self.name, 1e3 * seconds, extra=extra)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if error is None:
-            return
+        if error is not None:
+            self.ended(error)
+
+    def ended(self, error: BaseException) -> None:
+        """Count it by what ended it instead of an answer."""
         seconds = time.monotonic() - self.arrived
         if isinstance(error, RefusedError):
             self.statistics.refused(error.status, seconds)

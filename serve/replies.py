@@ -33,9 +33,13 @@ class Reply(NamedTuple):
 
     async def __call__(self, _: Scope, __: Receive, send: Send) -> None:
         """Send it."""
-        headers = [(b"content-length", str(len(self.body)).encode()), *self.headers]
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        await send({"type": "http.response.body", "body": self.body})
+        status, headers, body = self.parts()
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def parts(self) -> tuple[int, Headers, bytes]:
+        """Return the status, all headers, and the body."""
+        return self.status, ((b"content-length", str(len(self.body)).encode()), *self.headers), self.body
 
 
 def json_reply(value: Any, status: int = 200, headers: Headers = ()) -> Reply:
@@ -62,11 +66,6 @@ def reply_to(error: Exception) -> Reply:
 
 
 def _refusal(error: RefusedError) -> Reply:
-    headers: list[tuple[bytes, bytes]] = []
-    if error.retry_after_s is not None:
-        headers.append((b"retry-after", str(error.retry_after_s).encode()))
-    if error.status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    if error.status in (413, 431):
-        headers.append(CLOSE)  # the rest of the request is not wanted
-    return error_reply(str(error), error.status, tuple(headers))
+    # Beyond a limit, the rest of the request is not wanted.
+    closes = (CLOSE,) if error.status in (413, 431) else ()
+    return error_reply(str(error), error.status, (*error.headers(), *closes))

@@ -144,7 +144,8 @@ class Runner:
             borrows: the caller is ready to do the work of a worker, which saves waking a thread.
 
         Returns:
-            The worker that is lent to the caller, who must call ``work_lent`` soon; None when a thread runs the job.
+            The worker that is lent to the caller, who must call ``work_lent`` soon, and again until it returns False;
+            None when a thread runs the job.
 
         Raises:
             RefusedError: it cannot be answered in time, too much waits already, or the runner is closing (503), or more
@@ -172,10 +173,18 @@ class Runner:
         engine = self.scheduler.top if job.pin is None else job.pin
         estimates = self.scheduler.estimates
         images = max(job.size, estimates.best[engine])
-        return self.engines[engine].runs_on_any_thread and estimates.seconds(engine, images, job.arrival) < LEND_S
+        if images > self.engines[engine].max_batch or not self.engines[engine].runs_on_any_thread:
+            return False
+        return estimates.usual_seconds(engine, images, job.arrival) < LEND_S
 
-    def work_lent(self, worker: int) -> None:
-        """Run one batch in the place of a worker that was lent, and give it back."""
+    def work_lent(self, worker: int) -> bool:
+        """Run one batch in the place of a worker that was lent.
+
+        Returns:
+            Whether more waits that is worth no waking: then the worker is still lent, and this is to be called again
+            soon. Otherwise it is given back.
+        """
+        is_kept = False
         with self._changed:
             now = self._clock()
             late = self.scheduler.drop_late(now)
@@ -187,9 +196,13 @@ class Runner:
                 self._run(batch, worker, now)
         finally:
             with self._changed:
-                self._lent.discard(worker)
-                if self._is_closing or len(self.scheduler):
-                    self._changed.notify_all()
+                head = self.scheduler.head
+                is_kept = head is not None and not self._is_closing and self._is_short(head)
+                if not is_kept:
+                    self._lent.discard(worker)
+                    if self._is_closing or head is not None:
+                        self._changed.notify_all()
+        return is_kept
 
     def ask(
         self, images_NCHW: npt.NDArray[Any], *, deadline: float = math.inf, pin: int | None = None

@@ -87,6 +87,11 @@ class Scheduler:
         return len(self._queue)
 
     @property
+    def head(self) -> Job | None:
+        """The job that waits first in turn."""
+        return self._queue[0] if self._queue else None
+
+    @property
     def top(self) -> int:
         """The engine that answers when time does not matter: the most accurate."""
         return self.ladder.rungs[0]

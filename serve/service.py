@@ -31,7 +31,7 @@ from deps.serve.family import (
     give_back_memory,
     open_family,
 )
-from deps.serve.jobs import Job, Reply
+from deps.serve.jobs import Job
 from deps.serve.refusals import RefusedError
 from deps.serve.runner import Runner
 from deps.serve.scheduler import DEFAULT_QUEUE_IMAGES, Ladder, Scheduler
@@ -199,9 +199,35 @@ class Service:
                 images (400); no such subnet (404).
             EngineError: the engine failed.
         """
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def told(_: Job) -> None:
+            if not waiter.done():
+                waiter.set_result(None)
+
+        job = self.submit(images_NCHW, told, arrival=arrival, timeout_s=timeout_s, subnet=subnet)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            self.cancel(job)
+            raise
+        return self.computed(job)
+
+    def submit(
+        self,
+        images_NCHW: npt.NDArray[Any],
+        told: Callable[[Job], None],
+        *,
+        arrival: float | None = None,
+        timeout_s: float = math.inf,
+        subnet: str | None = None,
+    ) -> Job:
+        """Queue one request, and have ``told`` called on this event loop once ``computed`` knows what came of it.
+
+        For who has no task to wait in; arguments and errors as for ``infer``.
+        """
         runner = self._runner
         loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[Reply] = loop.create_future()
         arrived = runner.now() if arrival is None else arrival
         if timeout_s == math.inf and self._options.deadline_s is not None:
             timeout_s = self._options.deadline_s
@@ -217,20 +243,49 @@ class Service:
             settle=self._settler(loop),
             deadline=deadline,
             pin=pin,
-            waiter=waiter,
+            waiter=told,
         )
         self._begin_use()
         try:
             lent = runner.submit(job, borrows=True)
-            if lent is not None:  # run at the end of the loop's round, with whatever else this round brings
-                loop.call_soon(runner.work_lent, lent)
-            reply = await waiter
-        except asyncio.CancelledError:
-            runner.cancel(job)
-            raise
-        finally:
+        except BaseException:
             self._end_use()
+            raise
+        if lent is not None:  # run at the end of the loop's round, with whatever else this round brings
+            loop.call_soon(self._work_lent, loop, lent)
+        return job
+
+    def _work_lent(self, loop: asyncio.AbstractEventLoop, worker: int) -> None:
+        if self._runner.work_lent(worker):
+            loop.call_soon(self._work_lent, loop, worker)
+
+    def cancel(self, job: Job) -> None:
+        """Forget a job: nobody is told of it any more, and it costs the engines nothing if its batch did not begin."""
+        if job.waiter is not None:
+            job.waiter = None
+            self._runner.cancel(job)
+            self._end_use()
+
+    def computed(self, job: Job) -> Computed:
+        """Return the answer to a job that was told of.
+
+        Raises:
+            RefusedError: it could not be answered in time after all; 503.
+            EngineError: the engine failed.
+        """
+        reply = job.outcome
+        if isinstance(reply, BaseException):
+            raise reply
+        assert reply is not None
         return Computed(reply.logits, self.subnets[reply.engine].by, reply.queued_s, reply.computed_s, reply.batch)
+
+    def _tell(self, jobs: list[Job]) -> None:
+        """Tell those who wait on this loop."""
+        for job in jobs:
+            told, job.waiter = job.waiter, None
+            if told is not None:
+                self._end_use()
+                told(job)
 
     def _pin_of(self, subnet: str | None) -> int | None:
         if subnet is None:
@@ -249,10 +304,10 @@ class Service:
 
             def settle(jobs: list[Job]) -> None:
                 if threading.get_ident() == home:
-                    _wake(jobs)
+                    self._tell(jobs)
                     return
                 try:
-                    loop.call_soon_threadsafe(_wake, jobs)
+                    loop.call_soon_threadsafe(self._tell, jobs)
                 except RuntimeError:  # the loop is closed: nobody waits there any more
                     return
 
@@ -281,16 +336,3 @@ class Service:
                 )
             ],
         }
-
-
-def _wake(jobs: list[Job]) -> None:
-    """Tell those who wait on this loop."""
-    for job in jobs:
-        waiter: asyncio.Future[Reply] = job.waiter
-        if waiter.done():
-            continue
-        if isinstance(job.outcome, BaseException):
-            waiter.set_exception(job.outcome)
-        else:
-            assert job.outcome is not None
-            waiter.set_result(job.outcome)

@@ -7,7 +7,7 @@ which takes pixels as they are, a quarter of the bytes; both lead to the same su
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -33,15 +33,16 @@ class TensorSpec:
     shape: tuple[int, ...]
     """Of one image or one row, without the batch that comes before it."""
 
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        """How its values lie in raw bytes, little-endian."""
-        return np.dtype(_DTYPES[self.datatype])
+    dtype: np.dtype[np.generic] = field(init=False)
+    """How its values lie in raw bytes, little-endian."""
 
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one image or row."""
-        return math.prod(self.shape) * self.dtype.itemsize
+    row_bytes: int = field(init=False)
+    """Bytes of one image or row."""
+
+    def __post_init__(self) -> None:
+        dtype = np.dtype(_DTYPES[self.datatype])
+        object.__setattr__(self, "dtype", dtype)
+        object.__setattr__(self, "row_bytes", math.prod(self.shape) * dtype.itemsize)
 
     @property
     def batched_shape(self) -> list[int]:

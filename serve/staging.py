@@ -28,6 +28,30 @@ def aligned_bytes(size: int, *, cut: int = 0) -> npt.NDArray[np.uint8]:
     return memory[start : start + size]
 
 
+class SmallPieces:
+    """Small aligned pieces of memory, cut one after the other from larger blocks: a block of its own costs more.
+
+    A piece keeps its block from being freed, so this is for what is short-lived.
+    """
+
+    BLOCK_BYTES = 1 << 18
+
+    def __init__(self) -> None:
+        self._block = memoryview(b"")
+        self._used = 0
+
+    def cut(self, size: int, *, cut: int = 0) -> memoryview:
+        """Return memory, not zeroed, in which the byte at ``cut`` lies at the start of a cache line."""
+        start = self._used + -(self._used + cut) % ALIGNMENT
+        if start + size > len(self._block):
+            if size + ALIGNMENT > self.BLOCK_BYTES:
+                return aligned_bytes(size, cut=cut).data
+            self._block = aligned_bytes(self.BLOCK_BYTES).data
+            start = -cut % ALIGNMENT
+        self._used = start + size
+        return self._block[start : self._used]
+
+
 class Staging:
     """The memory where batches are gathered; every thread has its own."""
 

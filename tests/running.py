@@ -66,7 +66,7 @@ def running(
         fronts = [GrpcFront(repository, "127.0.0.1:0", access=access, max_body_bytes=MAX_BODY_BYTES)]
     app = {"access": access, "max_body_bytes": MAX_BODY_BYTES, "beside": fronts, **app}
     gate = create_app(repository, **app)
-    acceptor = Acceptor(gate, Limits(max_body_bytes=app["max_body_bytes"]), gate.screen)
+    acceptor = Acceptor(gate, Limits(max_body_bytes=app["max_body_bytes"]), gate.screen, gate.handler_of)
     with serving(acceptor, bound, repository), httpx.Client(base_url=url_of(bound), timeout=20) as client:
         grpc = f"127.0.0.1:{fronts[0].port}" if fronts else ""
         yield Running(url_of(bound), repository, client, grpc)

@@ -7,26 +7,49 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import functools
 import json
 import time
 
 from deps.serve.front.connection import Connection
-from deps.serve.front.exchange import STATUS_LINES, App, Screen
+from deps.serve.front.exchange import STATUS_LINES, App, Handler, HandlerOf, Screen
+from deps.serve.front.head import REMEMBERED_HEADS, Head
 from deps.serve.front.limits import Limits
+from deps.serve.refusals import RefusedError
+from deps.serve.staging import SmallPieces
 
 SCRATCH_BYTES = 1 << 15
 SWEEP_S = 0.5
 
 
+def _no_handler(_: Head) -> Handler | None:
+    return None
+
+
 class Acceptor:
     """Makes the connections of a server, and knows them."""
 
-    def __init__(self, app: App, limits: Limits, screen: Screen | None = None) -> None:
+    def __init__(
+        self, app: App, limits: Limits, screen: Screen | None = None, handler_of: HandlerOf | None = None
+    ) -> None:
+        """Begin without connections.
+
+        Args:
+            app: answers what has no handler.
+            limits: what clients are granted.
+            screen: looks at heads whose body is still to come, where there is no handler.
+            handler_of: returns what answers requests with a head without a task; asked once for each head that is
+                remembered.
+        """
         self.app = app
         self.limits = limits
         self.screen = screen
+        self.handler_of: HandlerOf = functools.lru_cache(REMEMBERED_HEADS)(handler_of or _no_handler)
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         """Where all connections read what is no body: a read and its use are one step of the loop."""
+
+        self.pieces = SmallPieces()
+        """Where the bodies go that are here as soon as their heads are."""
 
         self.is_stopping = False
         """Whether connections end after the request they are at."""
@@ -89,15 +112,14 @@ class Acceptor:
         if self._sweep is not None:
             self._sweep.cancel()
 
-    def error_response(self, status: int, message: str, *, closes: bool, retry_after_s: int | None) -> bytes:
-        """Return a whole response that carries an error in the protocol's shape."""
-        body = json.dumps({"error": message}, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    def refusal(self, refusal: RefusedError, *, closes: bool) -> bytes:
+        """Return a whole response that carries a refusal in the protocol's shape."""
+        body = json.dumps({"error": str(refusal)}, ensure_ascii=False).encode("utf-8", "backslashreplace")
         head = [
-            STATUS_LINES[status],
+            STATUS_LINES[refusal.status],
             b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body),
             b"connection: close\r\n" if closes else b"",
-            b"" if retry_after_s is None else b"retry-after: %d\r\n" % retry_after_s,
-            b"www-authenticate: Bearer\r\n" if status == 401 else b"",
+            *(b"%b: %b\r\n" % header for header in refusal.headers()),
             self.date,
             b"\r\n",
             body,

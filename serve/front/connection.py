@@ -19,7 +19,6 @@ from deps.serve.staging import aligned_bytes
 if TYPE_CHECKING:
     from deps.serve.front.acceptor import Acceptor
 
-_JSON_LENGTH = b"inference-header-content-length"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 # What a client may send ahead while its last request is being answered; then it has to wait.
@@ -62,7 +61,8 @@ class Connection(asyncio.BufferedProtocol):
         self._server = _address(transport.get_extra_info("sockname"))
         self.due = time.monotonic() + self._limits.head_s
         if not self._acceptor.enter(self):
-            self.answer_with(503, "too many connections; expected fewer; try later", closes=True, retry_after_s=1)
+            message = "too many connections; expected fewer; try later"
+            self.answer_with(RefusedError(message, status=503, retry_after_s=1), closes=True)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio names it
         """End; whatever was being computed for this client is not wanted any more."""
@@ -174,7 +174,10 @@ class Connection(asyncio.BufferedProtocol):
                 self._advance()
             return
         here = min(head.length, len(self._ahead))
-        body = aligned_bytes(head.length, cut=_json_length(head)).data
+        if here == head.length:
+            body = self._acceptor.pieces.cut(here, cut=head.json_length)
+        else:
+            body = aligned_bytes(head.length, cut=head.json_length).data
         body[:here] = self._ahead[:here]
         self._ahead = self._ahead[here:]
         if here == head.length:
@@ -185,7 +188,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def _screen(self, head: Head) -> None:
         """Refuse, while its body is still to come, what the head alone shows will be refused."""
-        if self._acceptor.screen is not None:
+        handler = self._acceptor.handler_of(head)
+        if handler is not None:
+            handler.screen()
+        elif self._acceptor.screen is not None:
             self._acceptor.screen(head.scope())
 
     def _allow(self, head: Head, length: int) -> None:
@@ -217,10 +223,15 @@ class Connection(asyncio.BufferedProtocol):
         self._held_bytes = 0
 
     def _begin(self, body: memoryview | bytes) -> None:
-        """Hand a whole request to the application."""
+        """Hand a whole request to what answers it."""
         head, self._head, self._body = self._head, None, None
         assert head is not None
         self.due = float("inf")
+        handler = self._acceptor.handler_of(head)
+        if handler is not None:
+            self._exchange = exchange = Exchange(self, head, b"")
+            handler.begin(exchange, body, self._arrival)
+            return
         try:
             scope = head.scope()
         except RefusedError as error:
@@ -299,18 +310,16 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.resume_reading()
 
-    def answer_with(self, status: int, message: str, *, closes: bool, retry_after_s: int | None = None) -> None:
+    def answer_with(self, refusal: RefusedError, *, closes: bool) -> None:
         """Answer without the application."""
-        self.write(self._acceptor.error_response(status, message, closes=closes, retry_after_s=retry_after_s))
+        self.write(self._acceptor.refusal(refusal, closes=closes))
         if closes:
             self._linger()
 
     def _refuse(self, refusal: RefusedError, *, closes: bool) -> None:
         self._head, self._body, self._chunks = None, None, None
         self._give_back()
-        self.answer_with(
-            refusal.status, str(refusal), closes=closes or self.is_stopping, retry_after_s=refusal.retry_after_s
-        )
+        self.answer_with(refusal, closes=closes or self.is_stopping)
         if not self._is_lingering:
             self._rest()
 
@@ -354,17 +363,10 @@ class Connection(asyncio.BufferedProtocol):
         if self._is_lingering or self._writable is not None:
             self.abort()
         elif self._head is not None or self._ahead or self._refusal is not None:
-            self.answer_with(408, "the request took too long to arrive; expected it sooner; send it again", closes=True)
+            message = "the request took too long to arrive; expected it sooner; send it again"
+            self.answer_with(RefusedError(message, status=408), closes=True)
         else:
             self.close()
-
-
-def _json_length(head: Head) -> int:
-    """Return how many bytes of a body come before its tensor, as far as the head says so plainly."""
-    for name, value in head.headers:
-        if name == _JSON_LENGTH and value.isdigit() and len(value) < 10:
-            return min(int(value), head.length)
-    return 0
 
 
 def _address(name: object) -> tuple[str, int] | None:

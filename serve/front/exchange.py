@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import http
 import logging
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from deps.serve.front.head import Head
-from deps.serve.refusals import ClientGoneError
+from deps.serve.refusals import ClientGoneError, RefusedError
 
 if TYPE_CHECKING:
     from deps.serve.front.connection import Connection
@@ -23,6 +24,32 @@ Message = MutableMapping[str, Any]
 App = Callable[
     [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
 ]
+
+
+class Handler(Protocol):
+    """Answers the requests that share one head, without a task for each."""
+
+    def screen(self) -> None:
+        """Let the body of a request come.
+
+        Raises:
+            RefusedError: it need not.
+        """
+        ...
+
+    def begin(self, exchange: Exchange, body: memoryview | bytes, arrival: float) -> None:
+        """Take a whole request; ``exchange.respond`` is called once, now or later, and nothing is raised.
+
+        Args:
+            exchange: takes the answer; its ``on_gone`` may be set.
+            body: as it was sent.
+            arrival: moment of the request's first byte, by ``time.monotonic``.
+        """
+        ...
+
+
+HandlerOf = Callable[[Head], "Handler | None"]
+"""Returns what answers requests with a head; None leaves them to the ASGI application."""
 
 Screen = Callable[[MutableMapping[str, Any]], None]
 """Looks at a request of which only the head is there, and raises ``RefusedError`` when its body need not come."""
@@ -35,6 +62,7 @@ EXCHANGE = "deps.exchange"
 
 _LOG = logging.getLogger("deps.serve")
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
+_REMEMBERED = 64
 _WITHOUT_BODY = frozenset((*range(100, 200), 204, 304))
 
 
@@ -56,6 +84,7 @@ class Exchange:
         "_was_read",
         "is_complete",
         "keeps_alive",
+        "on_gone",
     )
 
     def __init__(self, connection: Connection, head: Head, body: memoryview | bytes) -> None:
@@ -64,7 +93,7 @@ class Exchange:
         self._body = body
         self._was_read = False
         self._status = 0
-        self._headers: list[tuple[bytes, bytes]] = []
+        self._headers: Iterable[tuple[bytes, bytes]] = ()
         self._has_begun = False
         self._is_chunked = False
         self._is_bodiless = head.method == "HEAD"
@@ -73,6 +102,8 @@ class Exchange:
         self.is_complete = False
         self._gone: asyncio.Event | None = None
         self._cancels_when_gone = False
+        self.on_gone: Callable[[], None] | None = None
+        """Called when the client hangs up, or the server ends, before the response."""
 
     def start(self, app: App, scope: dict[str, Any]) -> None:
         """Run the application in a task of its own."""
@@ -103,11 +134,25 @@ class Exchange:
             self._gone.set()
         if self._cancels_when_gone and self._task is not None:
             self._task.cancel()
+        self._tell_gone()
 
     def cancel(self) -> None:
         """Stop the application: the server ends."""
         if self._task is not None:
             self._task.cancel()
+        self._tell_gone()
+
+    def _tell_gone(self) -> None:
+        told, self.on_gone = self.on_gone, None
+        if told is not None:
+            told()
+
+    def respond(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        """Answer in one piece, and let the connection go on: what a ``Handler`` does in place of ASGI's messages."""
+        self._status, self._headers, self.on_gone = status, headers, None
+        self._has_begun = self.is_complete = True
+        self._connection.write(self._first(body, more=False))
+        self._connection.finish(self)
 
     async def _run(self, app: App, scope: dict[str, Any]) -> None:
         try:
@@ -115,8 +160,8 @@ class Exchange:
         except asyncio.CancelledError:
             self._connection.abort()
             raise
-        except Exception:
-            _LOG.exception("an error of the application at %s %s", self._head.method, scope["path"])
+        except Exception as error:
+            self.log_failure(error)
         finally:
             self._body = b""
             self._task = None
@@ -124,8 +169,13 @@ class Exchange:
             if self._has_begun:
                 self._connection.abort()
                 return
-            self._connection.answer_with(500, "the server met an error of its own; see its log", closes=True)
+            failure = RefusedError("the server met an error of its own; see its log", status=500)
+            self._connection.answer_with(failure, closes=True)
         self._connection.finish(self)
+
+    def log_failure(self, error: Exception) -> None:
+        """Write an error of ours to the server's log."""
+        _LOG.error("an error of the application at %s %s", self._head.method, self._head.plain_path(), exc_info=error)
 
     async def receive(self) -> Message:
         """Give the body, and then wait for the client to hang up."""
@@ -151,7 +201,7 @@ class Exchange:
         body, more = message.get("body", b""), message.get("more_body", False)
         if not self._has_begun:
             self._has_begun = True
-            self._connection.write(self._first(body, more))
+            self._connection.write(self._first(body, more=more))
         elif not self._is_bodiless:
             self._connection.write(self._chunk(body))
         if not more:
@@ -161,22 +211,10 @@ class Exchange:
         elif self._connection.is_full:
             await self._connection.drained()
 
-    def _first(self, body: bytes, more: bool) -> bytes:
+    def _first(self, body: bytes, *, more: bool) -> bytes:
         """Return the head of the response, with as much of its body as is there."""
-        parts = [STATUS_LINES.get(self._status) or f"HTTP/1.1 {self._status} \r\n".encode()]
-        has_length, says_close = False, False
-        for name, value in self._headers:
-            lower = name.lower()
-            if lower == b"content-length":
-                has_length = True
-            elif lower == b"connection":
-                says_close = says_close or b"close" in value.lower()
-                continue
-            elif lower == b"transfer-encoding":
-                continue
-            if b"\n" in value or b"\r" in value or b"\n" in name or b"\r" in name or b":" in name:
-                raise ValueError(f"the response's header {name!r} would split the response")
-            parts += (name, b": ", value, b"\r\n")
+        lines, has_length, says_close = _lines(self._status, tuple(self._headers))
+        parts = [lines]
         if says_close or self._connection.is_stopping:
             self.keeps_alive = False
         if self._status in _WITHOUT_BODY:
@@ -202,3 +240,30 @@ class Exchange:
         if not self._is_chunked or not body:
             return body
         return b"%x\r\n%b\r\n" % (len(body), body)
+
+
+class _Lines(NamedTuple):
+    """What an application says in a response's head, as it is sent."""
+
+    content: bytes
+    has_length: bool
+    says_close: bool
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _lines(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> _Lines:
+    parts = [STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n".encode()]
+    has_length, says_close = False, False
+    for name, value in headers:
+        lower = name.lower()
+        if lower == b"content-length":
+            has_length = True
+        elif lower == b"connection":
+            says_close = says_close or b"close" in value.lower()
+            continue
+        elif lower == b"transfer-encoding":
+            continue
+        if b"\n" in value or b"\r" in value or b"\n" in name or b"\r" in name or b":" in name:
+            raise ValueError(f"the response's header {name!r} would split the response")
+        parts += (name, b": ", value, b"\r\n")
+    return _Lines(b"".join(parts), has_length, says_close)

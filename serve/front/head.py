@@ -17,10 +17,14 @@ from deps.serve.refusals import RefusedError
 
 END = b"\r\n\r\n"
 
+REMEMBERED_HEADS = 256
 
-@dataclass(frozen=True, slots=True)
+_JSON_LENGTH = b"inference-header-content-length"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Head:
-    """What a request says before its body."""
+    """What a request says before its body; requests with the same bytes share one."""
 
     method: str
     """In capitals."""
@@ -43,11 +47,26 @@ class Head:
     length: int
     """Announced bytes of the body; 0 without one, or when it comes in chunks."""
 
+    json_length: int
+    """How many bytes of the body come before its tensor, as far as the head says so plainly."""
+
     is_chunked: bool
     """Whether the body comes in chunks."""
 
     expects_continue: bool
     """Whether the client waits for leave to send its body."""
+
+    def plain_path(self) -> str:
+        """Return the path as text, without percent signs.
+
+        Raises:
+            RefusedError: it is not text in UTF-8.
+        """
+        plain = unquote_to_bytes(self.path) if b"%" in self.path else self.path
+        try:
+            return plain.decode()
+        except UnicodeDecodeError as error:
+            raise RefusedError("the address is not UTF-8; expected percent-encoded UTF-8") from error
 
     def scope(self) -> dict[str, Any]:
         """Return what ASGI tells of the request, but for addresses.
@@ -55,18 +74,13 @@ class Head:
         Raises:
             RefusedError: the path is not text in UTF-8.
         """
-        plain = unquote_to_bytes(self.path) if b"%" in self.path else self.path
-        try:
-            path = plain.decode()
-        except UnicodeDecodeError as error:
-            raise RefusedError("the address is not UTF-8; expected percent-encoded UTF-8") from error
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": self.version,
             "method": self.method,
             "scheme": "http",
-            "path": path,
+            "path": self.plain_path(),
             "raw_path": self.path,
             "query_string": self.query,
             "root_path": "",
@@ -97,7 +111,7 @@ class _Reader:
         self.keeps_alive = bool(self.parser.should_keep_alive())  # later it speaks of the next request
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=REMEMBERED_HEADS)
 def parse_head(content: bytes) -> Head:
     """Read a head that ends with an empty line; from one client it is the same again and again, and read once.
 
@@ -119,7 +133,7 @@ def parse_head(content: bytes) -> Head:
     version = parser.get_http_version()
     if version not in ("1.1", "1.0"):
         raise RefusedError(f"HTTP/{version} is not spoken here; expected HTTP/1.1", status=505)
-    length, is_chunked, expects_continue, hosts = 0, False, False, 0
+    length, json_length, is_chunked, expects_continue, hosts = 0, 0, False, False, 0
     for name, value in reader.headers:
         if name == b"content-length":
             length = _length(value)
@@ -133,6 +147,8 @@ def parse_head(content: bytes) -> Head:
             expects_continue = version == "1.1"
         elif name == b"host":
             hosts += 1
+        elif name == _JSON_LENGTH and value.isdigit() and len(value) < 10:
+            json_length = int(value)
     if hosts > 1 or (hosts == 0 and version == "1.1"):
         raise RefusedError(f"the request has {hosts} Host headers; expected one")
     if is_chunked and version == "1.0":
@@ -146,6 +162,7 @@ def parse_head(content: bytes) -> Head:
         headers=tuple(reader.headers),
         keeps_alive=reader.keeps_alive,
         length=length,
+        json_length=min(json_length, length),
         is_chunked=is_chunked,
         expects_continue=expects_continue,
     )

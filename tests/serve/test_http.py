@@ -571,6 +571,9 @@ def test_draining_server_is_not_ready_and_still_answers(stalled, images):
         ("/v2/models/absent/infer", "a-token-of-ours", 404),
         ("/v2/models/tiny/versions/7/classify", "a-token-of-ours", 404),
         ("/upload", "a-token-of-ours", 404),
+        ("/metrics", "a-token-of-ours", 405),
+        ("/v2/models/tiny", "a-token-of-ours", 405),
+        ("/v2/models/tiny/classify", "a-token-of-ours", 415),
     ],
 )
 def test_large_body_of_a_stranger_or_to_nowhere_is_not_read(make_bundle, path: str, token: str, status: int):
@@ -588,4 +591,21 @@ def test_large_body_of_a_stranger_or_to_nowhere_is_not_read(make_bundle, path: s
         answer = told(path, token)
         assert answer.startswith(f"HTTP/1.1 {status} ".encode())
         assert (b"www-authenticate: Bearer" in answer) == (status == 401)
+        assert (b"allow: GET, HEAD\r\n" in answer) == (status == 405)
         assert told(INFER, "a-token-of-ours") == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [("Deps-Timeout-Ms: soon", 400), ("Content-Encoding: br", 415)],
+)
+def test_large_body_behind_a_head_that_is_wrong_is_not_read(server: Running, header: str, status: int):
+    """The head alone shows what the answer will be; where a model is asked, the refusal is counted."""
+    host, port = server.address.split(":")
+    refusals = server.repository.served["tiny"].statistics.refusals
+    before = refusals[status]
+    lines = [f"POST {INFER} HTTP/1.1", "Host: x", header, "Content-Length: 150000", "Expect: 100-continue", "", ""]
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        client.sendall("\r\n".join(lines).encode())
+        assert client.recv(4096).startswith(f"HTTP/1.1 {status} ".encode())
+    assert refusals[status] == before + 1

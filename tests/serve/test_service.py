@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -208,3 +209,25 @@ def test_long_batch_leaves_the_loop_free(service: Service, images, monkeypatch):
         engine.infer = infer
     assert len(threads) == 1
     assert threads != [threading.get_ident()]
+
+
+def test_short_batches_that_wait_for_one_another_stay_on_the_loop(make_bundle, images):
+    """To wake a thread for what one round brought too much of costs more than the batches."""
+    options = ServeOptions(num_threads=1, max_batch=2)
+    with contextlib.closing(Service.open(make_bundle(), options)) as service:
+        engine, threads = service.subnets[0].engine, []
+        infer = engine.infer
+
+        def noted(batch_NCHW: np.ndarray) -> np.ndarray:
+            threads.append(threading.get_ident())
+            return infer(batch_NCHW)
+
+        async def scene() -> list[int]:
+            return [one.batch for one in await asyncio.gather(*(service.infer(images[:1]) for _ in range(7)))]
+
+        engine.infer = noted
+        batches = asyncio.run(scene())
+        engine.infer = infer
+    assert max(batches) <= 2
+    assert set(threads) == {threading.get_ident()}
+    assert len(threads) >= 4

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deps.serve.manifest import InputSpec
-from deps.serve.staging import ALIGNMENT, Staging, aligned_bytes, is_ready
+from deps.serve.staging import ALIGNMENT, SmallPieces, Staging, aligned_bytes, is_ready
 
 SPEC = InputSpec(shape=(3, 5, 7), color="RGB", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
@@ -53,3 +53,17 @@ def test_only_plain_floats_can_be_read_in_place():
     assert not is_ready(np.zeros((1, 3, 5, 7), np.uint8))
     assert not is_ready(np.zeros((2, 3, 5, 7), np.float32)[:, :, :, ::2])
     assert not is_ready(np.frombuffer(bytes(4 * 105 + 1), np.float32, offset=0, count=105)[::2])
+
+
+def test_small_pieces_are_aligned_and_share_nothing():
+    """Two requests in one piece of memory would be answered with each other's pixels."""
+    pieces, taken = SmallPieces(), []
+    block = SmallPieces.BLOCK_BYTES
+    for size, cut in [(1, 0), (100, 37), (64, 64), (0, 0), (block, 5), (block - 64, 63)] * 3:
+        piece = pieces.cut(size, cut=cut)
+        assert len(piece) == size
+        assert size <= cut or (np.frombuffer(piece, np.uint8).__array_interface__["data"][0] + cut) % ALIGNMENT == 0
+        piece[:] = bytes([len(taken)]) * size
+        taken.append(piece)
+    for value, piece in enumerate(taken):
+        assert bytes(piece) == bytes([value]) * len(piece)
