@@ -96,6 +96,9 @@ class Recipe:
     distill_temperature: float = 1.0
     """Temperature of the soft labels."""
 
+    label_weight: float = 0.0
+    """Weight of the labels' loss that subnets are given beside that of the full model's soft labels."""
+
     sort_channels: bool = True
     """Whether channels are sorted by importance when shrinking starts."""
 
@@ -185,6 +188,7 @@ class Recipe:
         require(self.epsilon_ramp >= 0, "epsilon_ramp", "0 or more epochs")
         require(self.random_subnets >= 0, "random_subnets", "0 or more")
         require(self.distill_temperature > 0, "distill_temperature", "a positive number")
+        require(self.label_weight >= 0, "label_weight", "0 or more")
         require(self.calibration_images >= 2, "calibration_images", "at least 2")
         require(self.evaluation_subnets >= 0, "evaluation_subnets", "0 or more")
         require(self.seed >= 0, "seed", "0 or more")

@@ -247,9 +247,10 @@ def share_loss(share: Share, logits_NV: Tensor, labels_N: Tensor, soft_NV: Tenso
         return label_loss(logits_NV, labels_N, smoothing=recipe.label_smoothing)
     assert soft_NV is not None, "a method has its teacher before it distils"
     distilled = distill_loss(logits_NV, soft_NV, temperature=recipe.distill_temperature)
-    if share.loss == "teacher":
-        return distilled + label_loss(logits_NV, labels_N, smoothing=recipe.label_smoothing)
-    return distilled
+    weight = 1.0 if share.loss == "teacher" else recipe.label_weight
+    if weight == 0:
+        return distilled
+    return distilled + weight * label_loss(logits_NV, labels_N, smoothing=recipe.label_smoothing)
 
 
 @torch.no_grad()

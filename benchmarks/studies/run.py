@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 import ablations
+import finishes
 import generalisation
 import methods
 import rivals
@@ -35,7 +36,7 @@ RESULTS = Path(__file__).parent / "results"
 def all_jobs(setting: Setting) -> list[Job]:
     """Return every job of every study, in the order in which they are done."""
     by_method = methods.jobs(setting)
-    studies = (shrinking, ablations, rivals, generalisation)
+    studies = (shrinking, finishes, ablations, rivals, generalisation)
     return [*by_method, *[job for study in studies for job in study.jobs(setting)]]
 
 

@@ -47,6 +47,9 @@ class Setting:
 
     calibration_images: int = 2000
 
+    finish_epochs: int = 1
+    """Epochs whose second half is a short finish, see ``finishes.py``."""
+
     def whole_recipe(self, **changes: Any) -> Recipe:
         """Return the recipe of a training in this setting."""
         return override(get_recipe(self.recipe), {**self.changes, **changes})
@@ -128,12 +131,12 @@ def same_cost(recipe: Recipe, budget: int, train_images: int, *, num_classes: in
     hundredths, cost = 100 * recipe.epochs, planned_flops(recipe, train_images, num_classes)
     for _ in range(3):
         hundredths = max(100, round(hundredths * budget / cost))
-        lasting = _lasting(recipe, hundredths)
-        cost = planned_flops(lasting, train_images, num_classes)
-    return {"epochs": lasting.epochs, "last_epoch": lasting.last_epoch}
+        lengthened = lasting(recipe, hundredths)
+        cost = planned_flops(lengthened, train_images, num_classes)
+    return {"epochs": lengthened.epochs, "last_epoch": lengthened.last_epoch}
 
 
-def _lasting(recipe: Recipe, hundredths: int) -> Recipe:
+def lasting(recipe: Recipe, hundredths: int) -> Recipe:
     """Return the recipe with a length in hundredths of an epoch."""
     epochs = -(-hundredths // 100)
     return replace(recipe, epochs=epochs, last_epoch=round(hundredths / 100 - (epochs - 1), 2))

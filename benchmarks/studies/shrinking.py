@@ -20,6 +20,7 @@ from deps.train.checkpoint import checkpoints, read_checkpoint, restore
 from deps.train.device import memory_format
 from deps.train.evaluate import calibrated
 from deps.train.methods import method_of
+from deps.train.recipe import Recipe
 from deps.train.step import Learner, train_step
 
 STUDY = "shrinking"
@@ -31,6 +32,28 @@ VARIANTS: tuple[tuple[str, Changes], ...] = (
     ("epsilon-off", {"epsilon_shape": "constant"}),
     ("alone", {"warmup_fraction": 1.0}),
 )
+
+
+def warmed_up(place: Place, recipe: Recipe, seed: int) -> tuple[Learner, int]:
+    """Return what goes on by a recipe where DεpS of one seed ended its warm-up, and the step at which that was.
+
+    Raises:
+        JobFailedError: that run is not there.
+    """
+    whole = place.setting.whole_recipe(seed=seed)
+    data = place.images(whole)
+    space = recipe.search_space(len(data.classes))
+    start = method_of(space, whole, data.steps_per_epoch(whole.batch_size)).shrink_start
+    layout = memory_format(torch.device("cpu"), recipe.layout)
+    learner = Learner.create(Supernet.create(space), recipe, memory_format=layout)
+    folder = place.runs / METHODS / f"deps-{seed}"
+    for path in checkpoints(folder):
+        state, progress = read_checkpoint(path)
+        if progress.step == start:
+            restore(learner.supernet.tensors, state.weights)
+            restore(learner.momentum, state.momentum)
+            return learner, start
+    raise JobFailedError(f"{folder} has no checkpoint of step {start}; run methods/deps-{seed} first")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +69,9 @@ class ShrinkingJob:
         recipe = place.setting.whole_recipe(seed=self.seed, **self.changes)
         data = place.images(recipe)
         space, per_epoch = recipe.search_space(len(data.classes)), data.steps_per_epoch(recipe.batch_size)
-        start = method_of(space, place.setting.whole_recipe(seed=self.seed), per_epoch).shrink_start
         method = method_of(space, recipe, per_epoch)
-        supernet = Supernet.create(space)
-        layout = memory_format(torch.device("cpu"), recipe.layout)
-        learner = Learner.create(supernet, recipe, memory_format=layout)
-        state = self._state(place, start)
-        restore(supernet.tensors, state.weights)
-        restore(learner.momentum, state.momentum)
+        learner, start = warmed_up(place, recipe, self.seed)
+        supernet = learner.supernet
         looks = {start + round(i * per_epoch / (LOOKS - 1)) for i in range(LOOKS)}
         points: list[dict[str, Any]] = []
         stream = data.training_stream(
@@ -66,14 +84,6 @@ class ShrinkingJob:
         points.append(self._look(supernet, data, place, per_epoch))
         told = {"study": self.study, "job": self.name, "seed": self.seed, "shrink_start": start}
         write_result(place, self, {**told, "steps_per_epoch": per_epoch, "points": points})
-
-    def _state(self, place: Place, start: int) -> Any:
-        folder = place.runs / METHODS / f"deps-{self.seed}"
-        for path in checkpoints(folder):
-            state, progress = read_checkpoint(path)
-            if progress.step == start:
-                return state
-        raise JobFailedError(f"{folder} has no checkpoint of step {start}; run methods/deps-{self.seed} first")
 
     def _look(self, supernet: Supernet, data: Any, place: Place, step: int) -> dict[str, Any]:
         setting, point = place.setting, {"step": step}

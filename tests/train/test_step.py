@@ -229,7 +229,7 @@ METHOD_STEPS = {"deps": 17, "bignas": 0, "ofa": 30, "compofa": 40}
 @pytest.mark.parametrize(("method", "options"), [
     *[(method, {}) for method in METHOD_STEPS],
     ("deps", {"distill": False}), ("deps", {"gradient_average": True}), ("deps", {"random_subnets": 0}),
-    ("deps", {"distill_temperature": 2.0}),
+    ("deps", {"distill_temperature": 2.0}), ("deps", {"label_weight": 0.5}),
 ])  # fmt: skip
 def test_a_step_of_every_method_is_its_sum_over_plain_networks(method: str, options: dict[str, object]):
     """Written by hand from the specification: plain networks, torch's own cross-entropy, one weighted sum."""
@@ -254,7 +254,7 @@ def test_a_step_of_every_method_is_its_sum_over_plain_networks(method: str, opti
         elif index == 0:
             total = total + hard
         else:
-            total = total + plan.epsilon * (soft if recipe.distill else hard)
+            total = total + plan.epsilon * (soft + recipe.label_weight * hard if recipe.distill else hard)
     if recipe.gradient_average:
         total = total / len(logits)
     total.backward()
