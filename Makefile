@@ -77,6 +77,8 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	MYPYPATH=benchmarks $(BIN)/mypy --disable-error-code misc --no-warn-unused-ignores benchmarks/*.py
+	MYPYPATH=benchmarks/studies $(BIN)/mypy benchmarks/studies/*.py
 	$(BIN)/pyright
 
 wheel: $(VENV)/installed-dev

@@ -83,7 +83,7 @@ def raw(data: ImageData, subnet: Subnet) -> dict[str, Any]:
     graph = checked_raw_input(data.preprocessing)
     pixels = np.random.default_rng(0).integers(0, 256, (1, 3, RESOLUTION, RESOLUTION), dtype=np.uint8)
     images = data.preprocessing.normalise(torch.from_numpy(pixels)).numpy()
-    results = {}
+    results: dict[str, Any] = {}
     for entry in exports.entries:
         if entry.precision not in ("fp32", "cpu-int8"):
             continue

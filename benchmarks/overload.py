@@ -94,7 +94,7 @@ class Client(asyncio.Protocol):
         body, self._came, self.is_busy = self._came[end + 4 :], b"", False
         self.pool.answered(self, int(head[9:12]), body)
 
-    def connection_lost(self, _: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self.pool.lost(self)
 
 

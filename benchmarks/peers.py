@@ -67,9 +67,9 @@ instance_group [{{ kind: KIND_CPU count: 1 }}]
 
 def triton(path: str, size: int, port: int) -> None:
     """Become tritonserver with its Python backend, dynamic batching on."""
-    import pytriton
+    import pytriton  # pyright: ignore[reportMissingImports]
 
-    home = Path(pytriton.__file__).parent / "tritonserver"
+    home = Path(str(pytriton.__file__)).parent / "tritonserver"
     folder = Path(tempfile.mkdtemp(prefix="peer-triton-"))
     models = folder / "models"
     (models / "m" / "1").mkdir(parents=True)

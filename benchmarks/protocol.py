@@ -312,7 +312,7 @@ def deps_server(bundle: Bundle, folder: Path) -> contextlib.AbstractContextManag
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--triton", type=Path, required=True, help="environment with nvidia-pytriton and onnxruntime")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the page there")

@@ -36,20 +36,20 @@ def once_for_all(
         while len(kept) < count:
             drawn = draw(2 * (count - len(kept)))
             kept = np.concatenate([kept, drawn[excess(limits, canonical(space, drawn)) <= 0]])
-        return kept[:count]
+        return np.asarray(kept[:count], dtype=np.uint8)
 
     def fresh(count: int) -> Genes:
-        return (rng.random((count, axes)) * choices).astype(np.uint8)
+        return np.asarray(rng.random((count, axes)) * choices, dtype=np.uint8)
 
     def mutants(count: int) -> Genes:
         rows = parents[rng.integers(len(parents), size=count)]
         is_new = rng.random((count, axes)) < MUTATION
         is_new[:, blocks : 2 * blocks] = is_new[:, :blocks]
-        return np.where(is_new, fresh(count), rows)
+        return np.asarray(np.where(is_new, fresh(count), rows), dtype=np.uint8)
 
     def crosses(count: int) -> Genes:
         mothers, fathers = parents[rng.integers(len(parents), size=(2, count))]
-        return np.where(rng.random((count, axes)) < 0.5, mothers, fathers)
+        return np.asarray(np.where(rng.random((count, axes)) < 0.5, mothers, fathers), dtype=np.uint8)
 
     def scored(genes: Genes) -> np.ndarray[Any, Any]:
         return np.asarray(objective(canonical(space, genes)))
@@ -94,10 +94,11 @@ def nsga2(
             is_new = random_state.random(x.shape) < 1 / len(choices)
             return np.where(is_new, (random_state.random(x.shape) * choices).astype(int), x)
 
-    algorithm = NSGA2(
-        pop_size=POPULATION, sampling=IntegerRandomSampling(), crossover=UniformCrossover(), mutation=Redraw()
-    )
+    # Its hints name the classes of the defaults, not their base.
+    crossover: Any = UniformCrossover()
+    mutation: Any = Redraw()
+    algorithm = NSGA2(pop_size=POPULATION, sampling=IntegerRandomSampling(), crossover=crossover, mutation=mutation)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = minimize(Budgeted(), algorithm, ("n_gen", GENERATIONS), seed=seed, verbose=False)
+        found: Any = minimize(Budgeted(), algorithm, ("n_gen", GENERATIONS), seed=seed, verbose=False)
     return float(-found.F[:, 0].min()), int(found.algorithm.evaluator.n_eval)

@@ -109,12 +109,12 @@ def one_arch(space: SearchSpace, arch: ArchSpec, rounds: int, batch: int, device
             tensor.grad = None
         weights = slice_weights(space, supernet.tensors, arch)
         weights = {name: w.clone() if is_statistic(name) else w for name, w in weights.items()}
-        F.cross_entropy(functional_call(module, weights, (x_NCHW,), strict=True), labels_N).backward()
+        torch.autograd.backward(F.cross_entropy(functional_call(module, weights, (x_NCHW,), strict=True), labels_N))
         synchronize(device)
 
     def alone() -> None:
         plain.zero_grad(set_to_none=True)
-        F.cross_entropy(plain(x_NCHW), labels_N).backward()
+        torch.autograd.backward(F.cross_entropy(plain(x_NCHW), labels_N))
         synchronize(device)
 
     def once(run: Callable[[], None]) -> tuple[float, float]:
@@ -122,14 +122,16 @@ def one_arch(space: SearchSpace, arch: ArchSpec, rounds: int, batch: int, device
         busy = time.process_time()
         return seconds(run), time.process_time() - busy
 
-    inside(), alone()
+    inside()
+    alone()
     pairs = []
     for turn in range(rounds):
         # Whoever comes second finds warmer caches, so they change places.
         if turn % 2:
             pairs.append((once(inside), once(alone)))
         else:
-            pairs.append(tuple(reversed((once(alone), once(inside)))))
+            second = once(alone)
+            pairs.append((once(inside), second))
     result: dict[str, Any] = {"rounds": rounds}
     for which, clock in enumerate(("wall", "processor")):
         times = [(one[which], other[which]) for one, other in pairs]

@@ -111,7 +111,7 @@ def measure(bundle: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("bundle", type=Path)
     args = parser.parse_args()
     print(json.dumps({"bundle": args.bundle.name, **measure(args.bundle), "provenance": provenance()}, indent=2))

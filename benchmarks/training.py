@@ -14,6 +14,7 @@ the plain networks' time with torch's own gradient of depthwise filters.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -60,7 +61,7 @@ class Alone:
     """A plain network of one architecture, with an optimizer of its own."""
 
     def __init__(self, space: Any, arch: Any, learner: Learner, device: torch.device) -> None:
-        self.module = network(space, arch).to(device, memory_format=learner.memory_format).train()
+        self.module = network(space, arch).to(device).to(memory_format=learner.memory_format).train()
         options = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-4, "fused": True}
         self.optimizer = torch.optim.SGD(self.module.parameters(), lr=0.01, **options)  # type: ignore[arg-type]
         self.autocast = learner.autocast
@@ -69,7 +70,7 @@ class Alone:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(x_NCHW.device.type, self.autocast, enabled=self.autocast is not None):
             logits_NV = self.module(x_NCHW).float()
-        F.cross_entropy(logits_NV, labels_N, label_smoothing=0.1).backward()
+        torch.autograd.backward(F.cross_entropy(logits_NV, labels_N, label_smoothing=0.1))
         self.optimizer.step()
 
 
@@ -77,7 +78,7 @@ class Alone:
 def stock_depthwise() -> Iterator[None]:
     """Let depthwise layers use torch's own gradient."""
     ours = DepthwiseConv2d.forward
-    DepthwiseConv2d.forward = nn.Conv2d.forward  # type: ignore[assignment,method-assign]
+    DepthwiseConv2d.forward = nn.Conv2d.forward  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -88,7 +89,8 @@ def stock_depthwise() -> Iterator[None]:
 def passes_timed(device: torch.device) -> Iterator[list[float]]:
     """Collect the seconds of every forward and backward pass of a training step."""
     times: list[float] = []
-    call, grad = step_module.call_with, torch.autograd.grad
+    module: Any = step_module
+    call, grad = module.call_with, torch.autograd.grad
 
     def timed(run: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any, **options: Any) -> Any:
@@ -98,11 +100,11 @@ def passes_timed(device: torch.device) -> Iterator[list[float]]:
 
         return wrapper
 
-    step_module.call_with, torch.autograd.grad = timed(call), timed(grad)  # type: ignore[assignment]
+    module.call_with, torch.autograd.grad = timed(call), timed(grad)
     try:
         yield times
     finally:
-        step_module.call_with, torch.autograd.grad = call, grad  # type: ignore[assignment]
+        module.call_with, torch.autograd.grad = call, grad
 
 
 def sandwich(
@@ -136,7 +138,7 @@ def sandwich(
             net.step(x_NCHW, labels_N)
 
         def alone(nets: list[Alone] = nets) -> float:
-            return sum(seconds(lambda net=net: net.step(x_NCHW, labels_N), device) for net in nets)
+            return sum(seconds(functools.partial(net.step, x_NCHW, labels_N), device) for net in nets)
 
         if number == 0:
             inside(plan)

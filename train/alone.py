@@ -1,4 +1,4 @@
-"""Train one subnet alone, from the weights that it has in the supernet, for the last tenth of a point.
+"""Train a plain network alone; above all one subnet, from the weights that it has in the supernet, for the last tenth.
 
 Relies on the subnet being a plain network: nothing of the supernet takes part. The run's own recipe says how images are
 varied, how large a batch is and what decays; the learning rate is a small share of the one it started with.
@@ -7,15 +7,17 @@ varied, how large a batch is and what decays; the learning rate is a small share
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deps.ground.console import Story
 from deps.ground.errors import RunError
 from deps.supernet.batchnorm import recalibrate_bn
 from deps.supernet.network import Network
 from deps.train.data import ImageData
+from deps.train.device import memory_format
 from deps.train.losses import label_loss
 from deps.train.recipe import Recipe
 from deps.train.run import Run
@@ -58,6 +60,49 @@ def train_alone(
     return trained.eval()
 
 
+def train_steps(
+    network: nn.Module,
+    recipe: Recipe,
+    data: ImageData,
+    optimizer: torch.optim.SGD,
+    steps: range,
+    *,
+    lr: Callable[[int], float],
+    seed: int,
+    resolution: int | None = None,
+) -> Iterator[int]:
+    """Train a plain network in place on labels, and yield each step that was done.
+
+    Args:
+        network: in training mode, its parameters those of the optimizer.
+        recipe: batch size, augmentation, smoothing, bound of the gradient, layout.
+        data: images; only those for training are used.
+        optimizer: of the network.
+        steps: counted from the start of training; batches and dropout are functions of them.
+        lr: learning rate of a step.
+        seed: of the order of images, their augmentation and dropout.
+        resolution: side of the images; None leaves them as they are.
+
+    Raises:
+        DataError: there are fewer images than one batch holds.
+    """
+    parameters = list(network.parameters())
+    device = parameters[0].device
+    layout = memory_format(device, recipe.layout)
+    stream = data.training_stream(steps, recipe.batch_size, seed=seed, resolution=lambda _: resolution)
+    for step, (x_NCHW, labels_N) in zip(steps, stream, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = lr(step)
+        torch.manual_seed(seed * 1_000_003 + step)  # Dropout, where there is some, survives a resume.
+        optimizer.zero_grad(set_to_none=True)
+        logits_NV = network(x_NCHW.to(device).contiguous(memory_format=layout))
+        torch.autograd.backward(label_loss(logits_NV, labels_N.to(device), smoothing=recipe.label_smoothing))
+        if recipe.clip_gradient > 0:
+            torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_gradient)
+        optimizer.step()
+        yield step
+
+
 def _train(
     network: Network, recipe: Recipe, data: ImageData, resolution: int, *, epochs: int, seed: int, story: Story
 ) -> None:
@@ -65,20 +110,19 @@ def _train(
     device = next(network.parameters()).device
     for tensor in parameters.values():
         tensor.requires_grad_(True)
-    optimizer = sgd(parameters, recipe)
     steps = epochs * data.steps_per_epoch(recipe.batch_size)
+
+    def lr(step: int) -> float:
+        return cosine_lr(step, steps=steps, lr=LR_SHARE * recipe.lr)
+
     network.train()
+    done = train_steps(
+        network, recipe, data, sgd(parameters, recipe), range(steps), lr=lr, seed=seed, resolution=resolution
+    )
     try:
-        batches = data.training_stream(range(steps), recipe.batch_size, seed=seed, resolution=lambda _: resolution)
-        for step, (x_NCHW, labels_N) in enumerate(story.track(batches, "fine-tuning", total=steps, unit="step")):
-            for group in optimizer.param_groups:
-                group["lr"] = cosine_lr(step, steps=steps, lr=LR_SHARE * recipe.lr)
-            optimizer.zero_grad(set_to_none=True)
-            loss = label_loss(network(x_NCHW.to(device)), labels_N.to(device), smoothing=recipe.label_smoothing)
-            torch.autograd.backward(loss)
-            if recipe.clip_gradient > 0:
-                torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.clip_gradient)
-            optimizer.step()
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            for _ in story.track(done, "fine-tuning", total=steps, unit="step"):
+                pass
     finally:
         network.eval()
         for tensor in parameters.values():

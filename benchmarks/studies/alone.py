@@ -1,7 +1,8 @@
 """A plain network trained from scratch by a supernet's recipe: the yardstick.
 
-Relies on the recipe saying everything: images and their order, augmentation, schedule, decay, label smoothing. What
-belongs to supernets alone (subnets, distillation, sorting) has no meaning here. Resumes at the last whole epoch.
+Relies on the loop of ``deps.train.alone``, and on the recipe saying everything: images and their order, augmentation,
+schedule, decay, label smoothing. What belongs to supernets alone (subnets, distillation, sorting) has no meaning here.
+Resumes at the last whole epoch.
 """
 
 from __future__ import annotations
@@ -10,19 +11,16 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deps.ground.files import whole_file
 from deps.supernet.depthwise import DepthwiseConv2d
+from deps.train.alone import train_steps
 from deps.train.data import ImageData
-from deps.train.device import memory_format
-from deps.train.losses import label_loss
 from deps.train.recipe import Recipe
 from deps.train.run import cpu_threads
 from deps.train.schedule import cosine_lr
 from deps.train.step import momentum_of, sgd
-
-CPU = torch.device("cpu")
 
 
 def train_alone(module: nn.Module, recipe: Recipe, data: ImageData, folder: Path) -> float:
@@ -38,7 +36,7 @@ def train_alone(module: nn.Module, recipe: Recipe, data: ImageData, folder: Path
         Seconds spent training.
     """
     with_quick_gradients(module)
-    parameters = dict(module.named_parameters())
+    parameters: dict[str, Tensor] = dict(module.named_parameters())
     for tensor in parameters.values():
         tensor.requires_grad_(True)
     optimizer = sgd(parameters, recipe)
@@ -51,20 +49,14 @@ def train_alone(module: nn.Module, recipe: Recipe, data: ImageData, folder: Path
         for name, buffer in momentum_of(optimizer, parameters).items():
             buffer.copy_(state["momentum"][name])
         first, seconds = state["step"], state["seconds"]
+
+    def lr(step: int) -> float:
+        return cosine_lr(step, steps=steps, lr=recipe.lr, warmup_steps=recipe.lr_warmup * per_epoch)
+
     module.train()
-    layout, began = memory_format(CPU, recipe.layout), time.monotonic()
+    began = time.monotonic()
     with cpu_threads(recipe.threads):
-        stream = data.training_stream(
-            range(first, steps), recipe.batch_size, seed=recipe.seed, resolution=lambda _: None
-        )
-        for step, (x_NCHW, labels_N) in enumerate(stream, first):
-            for group in optimizer.param_groups:
-                group["lr"] = cosine_lr(step, steps=steps, lr=recipe.lr, warmup_steps=recipe.lr_warmup * per_epoch)
-            torch.manual_seed(recipe.seed * 1_000_003 + step)  # Dropout, where there is some, survives a resume.
-            optimizer.zero_grad(set_to_none=True)
-            logits_NV = module(x_NCHW.contiguous(memory_format=layout))
-            torch.autograd.backward(label_loss(logits_NV, labels_N, smoothing=recipe.label_smoothing))
-            optimizer.step()
+        for step in train_steps(module, recipe, data, optimizer, range(first, steps), lr=lr, seed=recipe.seed):
             if (step + 1) % per_epoch == 0 or step + 1 == steps:
                 spent = seconds + time.monotonic() - began
                 _save(path, module, momentum_of(optimizer, parameters), step + 1, spent)
@@ -82,7 +74,7 @@ def with_quick_gradients(module: nn.Module) -> None:
             layer.__class__ = DepthwiseConv2d
 
 
-def _save(path: Path, module: nn.Module, momentum: dict[str, torch.Tensor], step: int, seconds: float) -> None:
+def _save(path: Path, module: nn.Module, momentum: dict[str, Tensor], step: int, seconds: float) -> None:
     state = {"module": module.state_dict(), "momentum": momentum, "step": step, "seconds": seconds}
     with whole_file(path) as temporary:
         torch.save(state, temporary)

@@ -13,15 +13,12 @@ from typing import Any
 
 import torch
 from jobs import Job, Place, accuracy, write_result
-from setting import Changes, Setting, lasting, uniform_subnets
+from setting import Changes, Setting, about_flops, flops_of_steps, lasting, uniform_subnets
 from shrinking import warmed_up
 
-from deps.ground.energy import EnergyMeter
 from deps.profile.flops import count
 from deps.supernet import SearchSpace, Supernet
-from deps.train.cost import Cost, CostAccount
 from deps.train.data import ImageData
-from deps.train.distributed import ALONE
 from deps.train.evaluate import calibrated
 from deps.train.methods import method_of
 from deps.train.recipe import Recipe
@@ -38,20 +35,22 @@ VARIANTS: tuple[tuple[str, str, Changes], ...] = (
     ("one-random", "one random subnet a step instead of two, and more steps", {"random_subnets": 1}),
     ("labels-too", "subnets learn from labels beside the full model's answers", {"label_weight": 1.0}),
     ("lr-double", "twice the learning rate", {"lr": 0.2}),
+    ("lr-half", "half the learning rate", {"lr": 0.05}),
     ("average", "gradients of a step averaged, not summed", {"gradient_average": True}),
     ("temperature-2", "soft labels at temperature 2", {"distill_temperature": 2.0}),
     ("no-ramp", "ε at 1 from the start", {"epsilon_shape": "constant"}),
     ("reset-momentum", "momentum forgotten when the subnets join", {"reset_momentum": True}),
     ("unsorted", "channels not sorted", {"sort_channels": False}),
+    ("labels-only", "subnets learn from labels, not from the full model", {"distill": False}),
+    ("ramp-cosine", "a ramp along a cosine", {"epsilon_shape": "cosine"}),
 )
 
 
 def finish_recipe(setting: Setting, changes: Changes, seed: int) -> Recipe:
     """Return a recipe whose second half is the finish, as long as costs what the unchanged one costs."""
-    whole = setting.whole_recipe(seed=seed)
-    short = {"epochs": setting.finish_epochs, "epsilon_ramp": whole.epsilon_ramp * setting.finish_epochs / whole.epochs}
+    short = setting.shortened(setting.finish_epochs)
     base = setting.whole_recipe(seed=seed, **short)
-    changed = setting.whole_recipe(seed=seed, **short, **changes)
+    changed = setting.whole_recipe(seed=seed, **{**short, **changes})
     space, per_epoch = base.search_space(10), setting.train_images // base.batch_size
     hundredths = 100 * base.epochs * finish_flops(space, base, per_epoch) / finish_flops(space, changed, per_epoch)
     return lasting(changed, round(hundredths))
@@ -59,10 +58,8 @@ def finish_recipe(setting: Setting, changes: Changes, seed: int) -> Recipe:
 
 def finish_flops(space: SearchSpace, recipe: Recipe, per_epoch: int) -> int:
     """Return the multiply-adds of the steps from the start of shrinking on."""
-    method, account = method_of(space, recipe, per_epoch), CostAccount(space, Cost(), EnergyMeter([]))
-    for step in range(method.shrink_start, recipe.steps(per_epoch)):
-        account.add(method.plan(step), recipe.batch_size)
-    return account.total(ALONE, 0.0).flops
+    method = method_of(space, recipe, per_epoch)
+    return flops_of_steps(space, recipe, method, range(method.shrink_start, recipe.steps(per_epoch)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +73,11 @@ class FinishJob:
 
     changes: Changes = field(default_factory=dict)
     why: str = ""
+
+    def planned(self, setting: Setting) -> int:
+        """Return about how many multiply-adds it costs, as every one of them."""
+        base = setting.whole_recipe(**setting.shortened(setting.finish_epochs))
+        return about_flops(base, setting.train_images, after_warmup=True)
 
     def run(self, place: Place) -> None:
         setting = place.setting

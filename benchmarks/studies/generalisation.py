@@ -1,4 +1,7 @@
-"""Does it hold in another space: DεpS and OFA at equal cost, one seed, in a ResNet and in the ProxylessNAS space."""
+"""Does it hold in another space: DεpS and OFA at equal cost, one seed, in a ResNet and in the ProxylessNAS space.
+
+Trainings have the setting's ``short_epochs``.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ STUDY = "generalisation"
 
 def jobs(setting: Setting) -> list[Job]:
     """Return both methods of each family."""
-    seed, listed = setting.seeds[0], list[Job]()
-    for family, (recipe, changes) in setting.families.items():
+    seed, listed, short = setting.seeds[0], list[Job](), setting.shortened(setting.short_epochs)
+    for family, (recipe, own) in setting.families.items():
+        changes = {**short, **own}
         for method in ("deps", "ofa"):
             listed.append(
                 SupernetJob(

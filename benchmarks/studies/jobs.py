@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import torch
 from alone import train_alone
-from setting import Changes, Setting, planned_flops, same_cost, uniform_subnets
+from setting import Changes, Setting, about_flops, planned_flops, same_cost, uniform_subnets
 from torch import Tensor, nn
 
 from deps.ground.files import read_json, write_json
@@ -91,8 +91,19 @@ def call(command: list[str], folder: Path) -> None:
 class Job(Protocol):
     """Something that takes long and leaves one JSON file."""
 
-    study: str
-    name: str
+    @property
+    def study(self) -> str:
+        """The study that it is of."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Its own name in the study."""
+        ...
+
+    def planned(self, setting: Setting) -> int:
+        """Return about how many multiply-adds its training costs; what is measured afterwards comes on top."""
+        ...
 
     def run(self, place: Place) -> None:
         """Do what is not done yet and write the result."""
@@ -121,20 +132,25 @@ class SupernetJob:
 
     why: str = ""
 
-    def resolved(self, place: Place) -> tuple[str, Changes]:
+    def resolved(self, setting: Setting) -> tuple[str, Changes]:
         """Return the recipe's name and everything that is changed in it."""
-        name, images = self.recipe or place.setting.recipe, place.setting.train_images
-        changes = {**place.setting.changes, **self.changes, "seed": self.seed}
+        name, images = self.recipe or setting.recipe, setting.train_images
+        changes = {**setting.changes, **self.changes, "seed": self.seed}
         if self.same_cost_as is not None:
-            like = override(get_recipe(name), {**place.setting.changes, **self.same_cost_as, "seed": self.seed})
+            like = override(get_recipe(name), {**setting.changes, **self.same_cost_as, "seed": self.seed})
             budget = planned_flops(like, images, 10)
             changes |= same_cost(override(get_recipe(name), changes), budget, images)
         if self.teacher:
             changes["teacher"] = self.teacher
         return name, changes
 
+    def planned(self, setting: Setting) -> int:
+        """Return the multiply-adds of its training; equal cost makes it that of what it is compared with."""
+        changes = {**setting.changes, **(self.changes if self.same_cost_as is None else self.same_cost_as)}
+        return about_flops(override(get_recipe(self.recipe or setting.recipe), changes), setting.train_images)
+
     def run(self, place: Place) -> None:
-        name, changes = self.resolved(place)
+        name, changes = self.resolved(place.setting)
         folder = place.runs / self.study / self.name
         words = [name, *flags(changes)]
         if self.diagnose:
@@ -161,6 +177,12 @@ class AloneJob:
     index: int
     """Of the six."""
 
+    def planned(self, setting: Setting) -> int:
+        """Return the multiply-adds of its training."""
+        recipe = setting.whole_recipe()
+        space = recipe.search_space(10)
+        return plain_flops(recipe, count(space, uniform_subnets(space)[self.index]).flops, setting.train_images)
+
     def run(self, place: Place) -> None:
         recipe = place.setting.whole_recipe(seed=self.seed)
         data = place.images(recipe)
@@ -175,6 +197,11 @@ class AloneJob:
         write_result(place, self, {**told, "arch": arch.to_dict(), "params": cost.params, **result})
 
 
+def plain_flops(recipe: Recipe, flops: int, train_images: int) -> int:
+    """Return the multiply-adds of training one plain network: a pass back costs two passes forward."""
+    return 3 * flops * recipe.steps(train_images // recipe.batch_size) * recipe.batch_size
+
+
 def trained_alone(
     module: nn.Module, flops: int, recipe: Recipe, data: ImageData, place: Place, folder: Path
 ) -> dict[str, Any]:
@@ -187,7 +214,7 @@ def trained_alone(
         "flops": flops,
         "epochs": round(steps / steps_per_epoch, 2),
         "images": steps * recipe.batch_size,
-        "train_flops": 3 * flops * steps * recipe.batch_size,
+        "train_flops": plain_flops(recipe, flops, len(data.train)),
         "seconds": round(seconds, 1),
         "validation_top1": accuracy(module, data.validation),
         "test_top1": accuracy(module, data.test),

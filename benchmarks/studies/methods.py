@@ -7,20 +7,25 @@ is what the paper gives it beside DεpS: with a fixed kernel 470 epochs beside 2
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jobs import AloneJob, Job, SupernetJob
 from setting import SUBNETS, Setting
 
 STUDY = "methods"
 ALONE = "alone"
 METHODS = ("deps", "ofa", "bignas", "compofa")
+REPEATED = ("deps", "ofa", "bignas")
+"""Those with several seeds; CompOFA, OFA's own length and the plain networks have one, for want of time."""
+
 OFA_LENGTH = 470 / 270
 """Epochs of OFA's phases without the kernel's, and of DεpS, in the paper's count for ImageNet."""
 
 
-def equal_cost(seed: int) -> list[Job]:
-    """Return the four methods at one seed; DεpS first, since its cost is what the others get."""
+def equal_cost(methods: Sequence[str], seed: int) -> list[Job]:
+    """Return methods at one seed; DεpS first, since its cost is what the others get."""
     jobs: list[Job] = [SupernetJob(study=STUDY, name=f"deps-{seed}", seed=seed, diagnose=25 if seed == 0 else 0)]
-    for method in METHODS[1:]:
+    for method in methods[1:]:
         changes = {"method": method}
         jobs.append(SupernetJob(study=STUDY, name=f"{method}-{seed}", seed=seed, changes=changes, same_cost_as={}))
     return jobs
@@ -38,11 +43,9 @@ def alone(seed: int) -> list[Job]:
 
 
 def jobs(setting: Setting) -> list[Job]:
-    """Return everything, what is asked first in front."""
+    """Return everything."""
     first, *others = setting.seeds
-    listed = [*equal_cost(first), *alone(first), full_length(setting, first)]
+    listed = [*equal_cost(METHODS, first), *alone(first), full_length(setting, first)]
     for seed in others:
-        listed += [*equal_cost(seed), full_length(setting, seed)]
-    for seed in others:
-        listed += alone(seed)
+        listed += equal_cost(REPEATED, seed)
     return listed

@@ -86,9 +86,10 @@ def page(found: Evidence) -> tuple[str, dict[str, str]]:
         ("Methods", with_pictures(sections.methods(found))),
         ("What was wanted", sections.goals(found)),
         ("On the way", with_pictures(sections.on_the_way_section(found))),
+        ("Trials of the second half", sections.finishes(found)),
         ("Ablations", sections.ablations(found)),
         ("The start of shrinking", with_pictures(sections.shrinking(found))),
-        ("Gradients", with_pictures(sections.gradients(found))),
+        ("Gradients", [*with_pictures(sections.gradients(found)), "", *sections.angles(found)]),
         ("Other spaces", sections.generalisation(found)),
         ("The whole pipeline", sections.pipeline(found)),
     ]

@@ -11,6 +11,7 @@ is kept in FOLDER/pipeline-…/steps.json with its seconds and not done again. R
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 import shutil
@@ -72,7 +73,8 @@ def infer(client: InferenceServerClient, model: str, images_NCHW: NDArray[np.flo
     """Return logits (N, classes), asked as NVIDIA's client asks."""
     tensor = InferInput("input", list(images_NCHW.shape), "FP32")
     tensor.set_data_from_numpy(images_NCHW)
-    return client.infer(model, [tensor]).as_numpy("logits")
+    logits_NV = client.infer(model, [tensor]).as_numpy("logits")
+    return np.asarray(logits_NV, dtype=np.float32)
 
 
 def served_top1(bundle: Path, precision: str, data: ImageData) -> float:
@@ -143,7 +145,7 @@ def shipped(steps: Steps, run: Path, folder: Path, budget: str, data: ImageData,
         if model["precision"] in PRECISIONS:
             name = model["precision"]
             place = for_processors(bundle) if name == "fp16" else bundle
-            top1 = steps(f"serve {budget} {name}", lambda name=name, at=place: served_top1(at, name, data))
+            top1 = steps(f"serve {budget} {name}", functools.partial(served_top1, place, name, data))
             precisions[name] = {"http_top1": top1, "size_bytes": model["size_bytes"], "backends": model["backends"]}
     return {
         "budget": budget,

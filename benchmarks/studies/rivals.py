@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torchvision
-from jobs import Job, Place, trained_alone, write_result
+from jobs import Job, Place, plain_flops, trained_alone, write_result
 from setting import Setting
 from torch import nn
 
@@ -83,6 +83,10 @@ class RivalJob:
     seed: int
     network: str
     budget: str
+
+    def planned(self, setting: Setting) -> int:
+        """Return the multiply-adds of its training, as if it used its whole budget."""
+        return plain_flops(setting.whole_recipe(), parse_count(self.budget), setting.train_images)
 
     def run(self, place: Place) -> None:
         recipe = place.setting.whole_recipe(seed=self.seed)

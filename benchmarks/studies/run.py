@@ -1,7 +1,7 @@
 """Carry out the studies, one job after the other; what is done already is not done again.
 
     python benchmarks/studies/run.py --data DATA --runs FOLDER            all of them, in order; the same after a kill
-    python benchmarks/studies/run.py --list                               what there is, and what is done or begun
+    python benchmarks/studies/run.py --list                               the jobs, what is done, and the hours it takes
     python benchmarks/studies/run.py … --only ablations                   one study; or one job: methods/ofa-0
     python benchmarks/studies/run.py --setting smoke --runs /tmp/s --results /tmp/s/results     the whole way in minutes
 
@@ -13,16 +13,20 @@ Ctrl-C. A job that fails is told, and the next one is begun.
 from __future__ import annotations
 
 import argparse
+import fnmatch
+import itertools
 import signal
 import sys
 from pathlib import Path
 
 import ablations
+import angles
 import finishes
 import generalisation
 import methods
 import rivals
 import shrinking
+from evidence import Evidence
 from jobs import SCHEMA_VERSION, Job, JobFailedError, Place
 from setting import SETTINGS, Setting
 
@@ -33,11 +37,57 @@ from deps.train.run import METRICS, read_recipe
 RESULTS = Path(__file__).parent / "results"
 
 
+ORDER = (
+    *("methods/deps-0", "methods/ofa-0", "methods/bignas-0", "alone/*-0", "angles/*", "shrinking/*"),
+    *("methods/deps-1", "methods/bignas-1", "methods/ofa-1", "methods/compofa-0", "finishes/*"),
+    *("ablations/base", "ablations/warmup-0.25", "ablations/warmup-0.75", "ablations/epsilon-off"),
+    *("ablations/distill-from-start", "rivals/shipped-*", "rivals/*", "generalisation/*"),
+    *("methods/deps-2", "methods/bignas-2", "methods/ofa-2", "methods/ofa-full-0", "ablations/*"),
+)
+"""What the page gains most by comes first; what no line names comes last."""
+
+USUAL_RATE = 4e9
+"""Multiply-adds of training a second of one core, where nothing was measured yet."""
+
+
 def all_jobs(setting: Setting) -> list[Job]:
     """Return every job of every study, in the order in which they are done."""
-    by_method = methods.jobs(setting)
-    studies = (shrinking, finishes, ablations, rivals, generalisation)
-    return [*by_method, *[job for study in studies for job in study.jobs(setting)]]
+    studies = (methods, shrinking, angles, finishes, ablations, rivals, generalisation)
+    listed = [job for study in studies for job in study.jobs(setting)]
+
+    def place(job: Job) -> int:
+        name = f"{job.study}/{job.name}"
+        return next((i for i, pattern in enumerate(ORDER) if fnmatch.fnmatchcase(name, pattern)), len(ORDER))
+
+    return sorted(listed, key=place)
+
+
+def measured_rate(found: Evidence) -> float:
+    """Return the multiply-adds a second of the least disturbed epoch of all trainings so far."""
+    rates = [USUAL_RATE] if not found.by_study.get(methods.STUDY) else []
+    for result in found.by_study.get(methods.STUDY, {}).values():
+        curve = [{"flops": 0, "seconds": 0.0}, *result["curve"]]
+        rates += [(b["flops"] - a["flops"]) / (b["seconds"] - a["seconds"]) for a, b in itertools.pairwise(curve)]
+    return max(rates)
+
+
+def listing(place: Place, only: list[str]) -> list[str]:
+    """Return a line for each job: done, begun or open, its minutes, the hours until it is done; and what is left."""
+    rate, left, lines = measured_rate(Evidence.read(place.results)), 0.0, []
+    for job in all_jobs(place.setting):
+        if not is_wanted(job, only):
+            continue
+        minutes = job.planned(place.setting) / rate / 60
+        is_done = place.result(job.study, job.name).exists()
+        state = "done" if is_done else "begun" if (place.runs / job.study / job.name).exists() else "open"
+        left += 0.0 if is_done else minutes
+        until = "" if is_done else f"{left / 60:.1f} h"
+        lines.append(f"{state:5}  {minutes:5.0f} min  {until:>6}  {job.study}/{job.name}")
+    lines.append(
+        f"left: {left / 60:.1f} hours of one core at {rate / 1e9:.1f} G multiply-adds a second, the rate of the least "
+        "disturbed epoch; begun jobs count whole, measuring comes on top"
+    )
+    return lines
 
 
 def is_wanted(job: Job, only: list[str]) -> bool:
@@ -73,6 +123,9 @@ def main() -> int:
     setting = SETTINGS[args.setting]
     place = Place(setting, args.runs, args.results, args.data)
     only = [word for word in args.only.split(",") if word]
+    if args.list:
+        print("\n".join(listing(place, only)))
+        return 0
     failed: list[str] = []
     # Told to stop, it stops as with Ctrl-C, and the training that runs saves its state.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -81,8 +134,8 @@ def main() -> int:
         if not is_wanted(job, only):
             continue
         is_done = place.result(job.study, job.name).exists()
-        if args.list or is_done:
-            print(f"{'done' if is_done else 'open'}  {job.study}/{job.name}", flush=True)
+        if is_done:
+            print(f"done  {job.study}/{job.name}", flush=True)
             continue
         print(f"now   {job.study}/{job.name}", flush=True)
         write_progress(place, listed)

@@ -7,6 +7,7 @@ that what a training will cost is known before it is made.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,12 +16,15 @@ from deps.profile.flops import count
 from deps.supernet import ArchSpec, SearchSpace
 from deps.train.cost import Cost, CostAccount
 from deps.train.distributed import ALONE
-from deps.train.methods import method_of
+from deps.train.methods import Method, method_of
 from deps.train.recipe import Recipe, override
 from deps.train.recipes import get_recipe
 
 SUBNETS = 6
 """Subnets whose accuracy is reported, from the smallest to the largest uniform one."""
+
+SAMPLED = 16
+"""One step in so many is looked at where about is enough."""
 
 Changes = dict[str, Any]
 
@@ -47,12 +51,20 @@ class Setting:
 
     calibration_images: int = 2000
 
+    short_epochs: int = 3
+    """Epochs of ablations and of other spaces, which have a base of the same length."""
+
     finish_epochs: int = 1
     """Epochs whose second half is a short finish, see ``finishes.py``."""
 
     def whole_recipe(self, **changes: Any) -> Recipe:
         """Return the recipe of a training in this setting."""
         return override(get_recipe(self.recipe), {**self.changes, **changes})
+
+    def shortened(self, epochs: int) -> Changes:
+        """Return what is changed in a training of another length, whose ramp keeps its share of it."""
+        whole = self.whole_recipe()
+        return {"epochs": epochs, "epsilon_ramp": whole.epsilon_ramp * epochs / whole.epochs}
 
 
 CIFAR10 = Setting(
@@ -81,6 +93,7 @@ SMOKE = Setting(
     },
     watch_images=50,
     calibration_images=64,
+    short_epochs=2,
 )
 SETTINGS = {setting.name: setting for setting in (CIFAR10, SMOKE)}
 
@@ -116,10 +129,25 @@ def uniform_subnets(space: SearchSpace) -> list[ArchSpec]:
 def planned_flops(recipe: Recipe, train_images: int, num_classes: int) -> int:
     """Return the multiply-adds that a training will cost, by the account of ``deps.train.cost``."""
     space, steps_per_epoch = recipe.search_space(num_classes), train_images // recipe.batch_size
-    method, account = method_of(space, recipe, steps_per_epoch), CostAccount(space, Cost(), EnergyMeter([]))
-    for step in range(recipe.steps(steps_per_epoch)):
+    method = method_of(space, recipe, steps_per_epoch)
+    return flops_of_steps(space, recipe, method, range(recipe.steps(steps_per_epoch)))
+
+
+def flops_of_steps(space: SearchSpace, recipe: Recipe, method: Method, steps: Sequence[int]) -> int:
+    """Return the multiply-adds of some steps of a training."""
+    account = CostAccount(space, Cost(), EnergyMeter([]))
+    for step in steps:
         account.add(method.plan(step), recipe.batch_size)
     return account.total(ALONE, 0.0).flops
+
+
+def about_flops(recipe: Recipe, train_images: int, *, after_warmup: bool = False) -> int:
+    """Return what ``planned_flops`` would, about, from a sample of the steps; or the part of it after the warm-up."""
+    space, steps_per_epoch = recipe.search_space(10), train_images // recipe.batch_size
+    method = method_of(space, recipe, steps_per_epoch)
+    steps = range(method.shrink_start if after_warmup else 0, recipe.steps(steps_per_epoch))
+    looked_at = steps[::SAMPLED]
+    return round(flops_of_steps(space, recipe, method, looked_at) * len(steps) / max(len(looked_at), 1))
 
 
 def same_cost(recipe: Recipe, budget: int, train_images: int, *, num_classes: int = 10) -> Changes:
@@ -128,7 +156,7 @@ def same_cost(recipe: Recipe, budget: int, train_images: int, *, num_classes: in
     Cost grows nearly in proportion to length, so a few corrections by the rule of three suffice; a hundredth of an
     epoch is the finest step.
     """
-    hundredths, cost = 100 * recipe.epochs, planned_flops(recipe, train_images, num_classes)
+    hundredths, cost, lengthened = 100 * recipe.epochs, planned_flops(recipe, train_images, num_classes), recipe
     for _ in range(3):
         hundredths = max(100, round(hundredths * budget / cost))
         lengthened = lasting(recipe, hundredths)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from jobs import Job, JobFailedError, Place, accuracy, write_result
 from methods import STUDY as METHODS
-from setting import Changes, Setting
+from setting import Changes, Setting, flops_of_steps
 
 from deps.supernet import ArchSpec, Supernet
 from deps.train.checkpoint import checkpoints, read_checkpoint, restore
@@ -65,6 +65,13 @@ class ShrinkingJob:
     seed: int
     changes: Changes
 
+    def planned(self, setting: Setting) -> int:
+        """Return the multiply-adds of its epoch; those of the looks come on top."""
+        recipe = setting.whole_recipe(**self.changes)
+        space, per_epoch = recipe.search_space(10), setting.train_images // recipe.batch_size
+        start = method_of(space, setting.whole_recipe(), per_epoch).shrink_start
+        return flops_of_steps(space, recipe, method_of(space, recipe, per_epoch), range(start, start + per_epoch))
+
     def run(self, place: Place) -> None:
         recipe = place.setting.whole_recipe(seed=self.seed, **self.changes)
         data = place.images(recipe)
@@ -73,7 +80,7 @@ class ShrinkingJob:
         learner, start = warmed_up(place, recipe, self.seed)
         supernet = learner.supernet
         looks = {start + round(i * per_epoch / (LOOKS - 1)) for i in range(LOOKS)}
-        points: list[dict[str, Any]] = []
+        points: list[dict[str, float]] = []
         stream = data.training_stream(
             range(start, start + per_epoch), recipe.batch_size, seed=recipe.seed, resolution=lambda _: None
         )
@@ -85,8 +92,8 @@ class ShrinkingJob:
         told = {"study": self.study, "job": self.name, "seed": self.seed, "shrink_start": start}
         write_result(place, self, {**told, "steps_per_epoch": per_epoch, "points": points})
 
-    def _look(self, supernet: Supernet, data: Any, place: Place, step: int) -> dict[str, Any]:
-        setting, point = place.setting, {"step": step}
+    def _look(self, supernet: Supernet, data: Any, place: Place, step: int) -> dict[str, float]:
+        setting, point = place.setting, dict[str, float]({"step": step})
         for role, arch in (
             ("largest", ArchSpec.largest(supernet.space)),
             ("smallest", ArchSpec.smallest(supernet.space)),

@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 
+from deps.supernet import Supernet
 from deps.train.cli import main
-from deps.train.diagnose import compared, draw_gradients, read_gradients, stage_of
+from deps.train.diagnose import Diagnosis, compared, draw_gradients, read_gradients, stage_of
+from deps.train.distributed import ALONE
+from deps.train.methods import method_of
+from deps.train.step import Learner, train_step
 
-from .conftest import tiny_flags
+from .conftest import tiny_flags, tiny_recipe
 
 
 def test_norm_and_cosine_are_those_of_the_vectors():
@@ -55,3 +60,28 @@ def test_lines_of_steps_that_are_done_again_are_not_kept(tmp_path: Path):
     (tmp_path / "gradients.jsonl").write_text("\n".join(lines) + '\n{"step": 1')
     assert [record["step"] for record in read_gradients(tmp_path)] == [0, 5, 10]
     assert draw_gradients(tmp_path / "none", shrink_start=3) == []
+
+
+def test_the_observed_cosine_is_that_of_two_backward_passes_by_hand(tmp_path: Path):
+    """Gradients of subnet and full model in training are nearly at right angles; that must not be our arithmetic."""
+    recipe = tiny_recipe(kernels=(3,), dropout=0.0, warmup_fraction=0.0, epsilon_ramp=0.0)
+    space = recipe.search_space(10)
+    supernet, plan = Supernet.create(space, seed=1), method_of(space, recipe, 4).plan(1)
+    x, labels = torch.randn(8, space.in_channels, 8, 8, generator=torch.manual_seed(3)), torch.arange(8) % 10
+    full, small = (supernet.subnet(share.arch).train().requires_grad_() for share in plan.shares[:2])
+    logits = full(x)
+    F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing).backward()
+    F.cross_entropy(small(x), logits.detach().softmax(1)).backward()
+    mine, theirs = ({n: p.grad for n, p in net.named_parameters()} for net in (small, full))
+    square = [sum(float(g.double().square().sum()) for g in one.values()) for one in (mine, theirs)]
+    product = sum(float((g * theirs[n][tuple(slice(0, s) for s in g.shape)]).double().sum()) for n, g in mine.items())
+
+    learner = Learner.create(supernet, recipe)
+    diagnosis = Diagnosis(supernet, tmp_path, ALONE, every=1, step=0)
+    train_step(learner, plan, x, labels, step=1, observer=diagnosis.observe)
+    diagnosis.write(plan, 1)
+    found = read_gradients(tmp_path)[0]["stages"]["all"]
+    assert abs(product) > 1e-3 * math.sqrt(square[0] * square[1])
+    assert found["cosine"] == pytest.approx(product / math.sqrt(square[0] * square[1]), rel=1e-3)
+    assert found["norm"] == pytest.approx(math.sqrt(square[0]), rel=1e-3)
+    assert found["full_norm"] == pytest.approx(math.sqrt(square[1]), rel=1e-3)
