@@ -94,8 +94,10 @@ def user_file(path: Path | str | None = None) -> Path | None:
         return Path(path)
     if named := os.environ.get(USER_FILE_VARIABLE):
         return Path(named)
-    # Not Path.home(), which raises where a user has neither $HOME nor a name, as in a container.
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"))
+    try:
+        config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    except RuntimeError:  # neither $HOME nor a name, as a container's user
+        return None
     default = config / "deps" / "targets.toml"
     return default if default.exists() else None
 

@@ -74,6 +74,7 @@ def test_everything_else_needs_it(path: str):
     [
         ("http://here:8000", "POST", 200),
         ("http://evil.example", "POST", 403),
+        ("http://evil.example", "DELETE", 403),
         ("null", "POST", 403),
         ("http://[", "POST", 403),
         ("http://evil.example", "GET", 200),

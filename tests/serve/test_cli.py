@@ -95,12 +95,17 @@ def test_json_start_is_one_object_with_the_address(bundle_folder: Path):
 
 def test_open_address_is_warned_of(bundle_folder: Path):
     """Nobody should open a server to the world without having read so; --quiet does not hide it."""
-    with _start(bundle_folder, "--port", "0", "--host", "0.0.0.0", "--quiet") as server:
+    with _start(bundle_folder, "--port", "0", "--host", "0.0.0.0", "--quiet", "--json") as server:
         assert server.stderr is not None
+        assert server.stdout is not None
         line = server.stderr.readline()
-        assert line.startswith("warning: anyone who reaches 0.0.0.0 can use this server")
+        address = f"http://127.0.0.1:{json.loads(server.stdout.readline())['url'].rpartition(':')[2]}"
+        asked = [httpx.post(f"{address}/v2/repository/models/tiny/{verb}", timeout=10) for verb in ("load", "unload")]
+        asked.append(httpx.get(f"{address}/v2/models/tiny", timeout=10))
         server.terminate()
         assert server.wait(DEADLINE_S) == 0
+    assert line.startswith("warning: anyone who reaches 0.0.0.0 can use this server")
+    assert [answer.status_code for answer in asked] == [403, 403, 200]  # strangers may ask, but not change anything
 
 
 def test_server_with_everything_switched_on(make_bundle: Callable[..., Path], tmp_path: Path):
