@@ -165,6 +165,9 @@ def add_commands(commands: Any) -> None:
     )
     _add_targets(check)
     _add_seconds(check)
+    check.add_argument(
+        "--force", action="store_true", help="judge although this machine is too unsteady to measure a table"
+    )
     check.add_argument("--seed", type=at_least(0), default=1, help="chooses the fresh nets (default: 1)")
     check.add_argument("--svg", type=Path, metavar="FILE", help="the drawing (default: the table's name with .svg)")
     check.add_argument("--save", action="store_true", help="let the table state the error that was found")
@@ -425,7 +428,7 @@ def _check(args: argparse.Namespace) -> Report:
     from deps.profile.backends.base import Conditions
     from deps.profile.check import check_table, require_device
     from deps.profile.latency import LatencyTable
-    from deps.profile.measure import MeasureSettings
+    from deps.profile.measure import MAX_UNSTEADINESS, MeasureSettings
     from deps.serve.targets import get_target
 
     story = Story.from_args(args)
@@ -442,7 +445,8 @@ def _check(args: argparse.Namespace) -> Report:
         Conditions(precision, table.batch, table.threads, spin),
         args.seconds,
         args.check_visits,
-        max_unsteadiness=math.inf,
+        max_unsteadiness=math.inf if args.force else MAX_UNSTEADINESS,
+        accepts_disturbed=args.force,
     )
     backend = _open(table.backend, settings, target)
     require_device(table, args.table, backend)

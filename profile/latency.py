@@ -296,6 +296,8 @@ class LatencyTable:
         held_out = (
             f"{error.nets}, {format_ms(min(measured))} to {format_ms(max(measured))}" if measured else "none kept"
         )
+        if error.repeatability:
+            held_out += f"; their times repeat within {error.repeatability:.1%}"
         return [
             ("held-out nets", held_out),
             ("error", f"{error.mape:.1%} on average, {error.worst:.1%} at worst, bias {error.bias:+.1%}"),

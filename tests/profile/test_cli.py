@@ -199,6 +199,11 @@ from deps.profile.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 
+UNSTEADY = """
+from deps.profile import measure
+measure.MAX_UNSTEADINESS = 0.0
+"""
+
 
 def test_kit_is_written_here_and_measured_where_there_is_no_torch(
     elsewhere: Path, capsys: pytest.CaptureFixture[str]
@@ -209,9 +214,9 @@ def test_kit_is_written_here_and_measured_where_there_is_no_torch(
     assert answer["precisions"] == ["fp32", "cpu-int8"]
     assert answer["num_nets"] == 47
 
-    def on_device(*words: str) -> subprocess.CompletedProcess[str]:
+    def on_device(*words: str, code: str = BLOCKED) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-c", BLOCKED, *words], capture_output=True, text=True, check=False, timeout=120
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False, timeout=120
         )
 
     done = on_device("measure", "kit", "--out", "tables/t.json", *QUICK)
@@ -224,7 +229,14 @@ def test_kit_is_written_here_and_measured_where_there_is_no_torch(
     assert again.returncode == 1
     assert "tables/t.json exists" in again.stderr
 
-    checked = on_device("check", "tables/t.json", "--kit", "kit", "--seconds", "1", "--save", "--json")
+    check = ("check", "tables/t.json", "--kit", "kit", "--seconds", "1", "--save", "--json")
+    before = (elsewhere / "tables" / "t.json").read_bytes()
+    refused = on_device(*check, code=UNSTEADY + BLOCKED)
+    assert refused.returncode == 1
+    assert "too noisy" in refused.stderr
+    assert "--force" in refused.stderr
+    assert (elsewhere / "tables" / "t.json").read_bytes() == before
+    checked = on_device(*check, "--force")
     assert checked.returncode == 0, checked.stderr
     report = json.loads(checked.stdout)
     assert LatencyTable.load(elsewhere / "tables" / "t.json").error.mape == report["error"]["mape"]  # type: ignore[union-attr]
