@@ -3,7 +3,8 @@
 Relies on a backend for single runs and on ``levels.py`` for what they mean. Nets take turns in random order, so that
 whatever drifts meets all of them alike; each visit begins with a run that is not timed, since the net that ran before
 has left its own weights in the cache. They are loaded in random order too: those that a process loads first were seen
-to run some per cent slower than its last, in some processes and not in others.
+to run some per cent slower than its last, in some processes and not in others. And each is loaded several times, one
+after the other: where its weights come to lie makes a copy quicker or slower by a per cent or more for good.
 """
 
 from __future__ import annotations
@@ -100,8 +101,9 @@ class Measured:
     levels: Levels
     """Of each net, by its position; of profiled nets too, which the profiler slows down."""
 
-    nodes: dict[int, NodeTimes]
-    """Of each profiled net, by its position; only believable stretches, the slowness of each divided out."""
+    nodes: dict[int, list[NodeTimes]]
+    """Of each profiled net, by its position, one for each time that it was loaded, since the runtime may order nodes
+    otherwise then; only believable stretches, the slowness of each divided out."""
 
     clock: Clock
     clean_share: float
@@ -157,23 +159,30 @@ def measure(
         LatencyTableError: a net cannot be loaded, or nothing undisturbed was seen; the message says what to do.
     """
     log, rng = _Log(), np.random.default_rng(seed)
-    with contextlib.ExitStack() as stack:
-        by_position: dict[int, Loaded] = {}
-        for position in rng.permutation(len(nets)).tolist():
-            net = nets[position]
-            by_position[position] = backend.load(net.path, net.what, is_profiled=net.is_profiled)
-            stack.callback(by_position[position].close)
-            by_position[position].run()
-        loaded = [by_position[position] for position in range(len(nets))]
-        watcher = backend.load(probe.path, probe.what, is_profiled=False)
-        stack.callback(watcher.close)
-        probe_runs, runs = _lengths(watcher, PROBE_MS), [_lengths(one, settings.stretch_ms) for one in loaded]
-        spent = _Spent(nets, settings)
-        for _ in _rounds(nets, log, spent, tick):
-            order = [i for i, net in enumerate(nets) for _ in range(settings.check_visits if net.is_check else 1)]
-            for position in rng.permutation(order):
-                spent.add(int(position), *_visit(int(position), loaded, watcher, probe_runs, runs, log))
-        nodes = {i: loaded[i].node_times() for i, net in enumerate(nets) if net.is_profiled}
+    spent = _Spent(nets, settings)
+    nodes: dict[int, list[NodeTimes]] = {i: [] for i, net in enumerate(nets) if net.is_profiled}
+    for turn in range(1, backend.loads + 1):
+        first = len(log.net)
+        with contextlib.ExitStack() as stack:
+            by_position: dict[int, Loaded] = {}
+            for position in rng.permutation(len(nets)).tolist():
+                net = nets[position]
+                by_position[position] = backend.load(net.path, net.what, is_profiled=net.is_profiled)
+                stack.callback(by_position[position].close)
+                by_position[position].run()
+            loaded = [by_position[position] for position in range(len(nets))]
+            watcher = backend.load(probe.path, probe.what, is_profiled=False)
+            stack.callback(watcher.close)
+            probe_runs, runs = _lengths(watcher, PROBE_MS), [_lengths(one, settings.stretch_ms) for one in loaded]
+            for _ in _rounds(nets, log, spent, tick, until=turn / backend.loads):
+                order = [i for i, net in enumerate(nets) for _ in range(settings.check_visits if net.is_check else 1)]
+                for position in rng.permutation(order):
+                    spent.add(int(position), *_visit(int(position), loaded, watcher, probe_runs, runs, log))
+            for position, found in nodes.items():
+                times = loaded[position].node_times()
+                # The lengths were found with stretches that belong to no visit; they come first.
+                visited = log.net[first:].count(position)
+                found.append(times._replace(times_ms=times.times_ms[len(times.times_ms) - visited :]))
     return _understood(nets, log, nodes, backend, settings, spent)
 
 
@@ -186,6 +195,8 @@ class _Spent:
         self.limit_ms = 1e3 * settings.seconds * (1 if any(makers) else settings.check_visits)
         self.counted_ms = 0.0
         self.all_ms = 0.0
+        self.rounds = 0
+        self.told = 0.0
 
     def add(self, position: int, timed_ms: float, around_ms: float) -> None:
         self.counted_ms += timed_ms * self.counts[position]
@@ -220,26 +231,28 @@ def _visit(
     return timed_ms, around_ms + last_ms
 
 
-def _rounds(nets: Sequence[Net], log: _Log, spent: _Spent, tick: Callable[[float], object]) -> Iterator[None]:
-    """Yield once a round until enough is known."""
-    told, number = 0.0, 0
+def _rounds(
+    nets: Sequence[Net], log: _Log, spent: _Spent, tick: Callable[[float], object], *, until: float
+) -> Iterator[None]:
+    """Yield once a round until enough is known for so much of the whole."""
     while True:
         yield
-        number += 1
-        share = min(1.0, spent.counted_ms / spent.limit_ms)
-        tick(share - told)
-        told = share
-        if number >= MIN_VISITS and (
-            share == 1 or settle(log.runs("wall", clean_only=False), len(nets)).unsteadiness < STEADY
+        spent.rounds += 1
+        share = min(until, spent.counted_ms / spent.limit_ms)
+        tick(max(0.0, share - spent.told))
+        spent.told = max(spent.told, share)
+        if spent.rounds >= math.ceil(MIN_VISITS * until) and (
+            share == until or settle(log.runs("wall", clean_only=False), len(nets)).unsteadiness < STEADY
         ):
-            tick(1.0 - told)
+            tick(until - spent.told)
+            spent.told = until
             return
 
 
 def _understood(
     nets: Sequence[Net],
     log: _Log,
-    nodes: dict[int, NodeTimes],
+    nodes: dict[int, list[NodeTimes]],
     backend: Backend,
     settings: MeasureSettings,
     spent: _Spent,
@@ -271,12 +284,14 @@ def _understood(
         answers.append(("cpu", runs, settle(runs, len(nets))))
     clock, runs, levels = min(answers, key=lambda answer: answer[2].unsteadiness)
     believed = {}
-    for position, times in nodes.items():
-        own = runs.net == position
-        keep = np.isfinite(runs.ms[own])
-        # The lengths were found with stretches that belong to no visit; they come first.
-        visited = times.times_ms[len(times.times_ms) - int(own.sum()) :]
-        believed[position] = times._replace(times_ms=visited[keep] / levels.slowness[own][keep][:, None])
+    for position, found in nodes.items():
+        own = np.flatnonzero(runs.net == position)
+        ends = np.cumsum([len(times.times_ms) for times in found])
+        believed[position] = [
+            times._replace(times_ms=times.times_ms[keep] / levels.slowness[part][keep][:, None])
+            for times, part in zip(found, np.split(own, ends[:-1]), strict=True)
+            if (keep := np.isfinite(runs.ms[part])).any()
+        ]
     return Measured(
         levels=levels,
         nodes=believed,

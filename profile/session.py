@@ -51,7 +51,7 @@ class Part:
     """Of each whole net, by its name; those that were profiled are missing."""
 
     pieces: tuple[dict[str, PieceTime], ...]
-    """Of each profiled net its pieces, or the pieces that were timed alone."""
+    """Of each profiled net its pieces, once for each time that it was loaded; or the pieces that were timed alone."""
 
     source: Literal["nodes", "blocks"]
     clock: Clock
@@ -127,7 +127,7 @@ def measure_parts(
                 raise LatencyTableError(
                     f"this machine is too noisy: at {group.resolution} px the times of odd and even visits differ by "
                     f"{record['unsteadiness']:.1%} (at most {limit:.1%} is accepted); stop other programs, or wait "
-                    "for them, and run the same command again; more --seconds help too"
+                    "for them, and run the same command again; more --seconds help too; --force believes it anyway"
                 )
             book.append(record)
             story.say(_told(record))
@@ -195,19 +195,19 @@ def _record(kit: Kit, group: _Group, measured: Measured, factor: float, process:
     nets, pieces = {}, {}
     for position, net in enumerate(group.nets):
         if position in measured.nodes:
-            times = measured.nodes[position]
-            found = profiled_pieces(kit.plan_of(net), times.names, times.times_ms, holds_clock=times.holds_clock)
-            pieces[net.name] = {
-                key: [
-                    one.nodes_ms / factor,
-                    one.spread_ms / factor,
-                    one.num_nodes,
-                    one.runs,
-                    one.least_ms / factor,
-                    {part: ms / factor for part, ms in one.parts},
-                ]
-                for key, one in found.items()
-            }
+            for number, times in enumerate(measured.nodes[position]):
+                found = profiled_pieces(kit.plan_of(net), times.names, times.times_ms, holds_clock=times.holds_clock)
+                pieces[f"{net.name}, loaded {number + 1}"] = {
+                    key: [
+                        one.nodes_ms / factor,
+                        one.spread_ms / factor,
+                        one.num_nodes,
+                        one.runs,
+                        one.least_ms / factor,
+                        {part: ms / factor for part, ms in one.parts},
+                    ]
+                    for key, one in found.items()
+                }
         elif net.name not in group.ties:
             if not np.isfinite(levels.ms[position]):
                 raise LatencyTableError(

@@ -100,6 +100,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def loads(self) -> int:
+        """How often a measurement loads each net anew, to see it at several places in memory; 1 where that is dear."""
+        ...
+
+    @property
     def has_cpu_clock(self) -> bool:
         """Whether the calling thread's processor time says anything of a run."""
         ...

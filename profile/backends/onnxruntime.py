@@ -33,6 +33,7 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
     has_node_times = True
+    loads = 3
     has_cpu_clock = True
     max_group = 1000
 

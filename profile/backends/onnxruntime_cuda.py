@@ -44,6 +44,7 @@ class OnnxRuntimeCudaBackend:
 
     name = "onnxruntime-cuda"
     has_node_times = False
+    loads = 1
     has_cpu_clock = False
     max_group = 64
 

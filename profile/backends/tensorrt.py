@@ -100,6 +100,7 @@ class TensorRTBackend:
 
     name = "tensorrt"
     has_node_times = True
+    loads = 1
     has_cpu_clock = False
     # An engine takes from half a second to minutes to build, which a kill must not waste.
     max_group = 12

@@ -53,6 +53,7 @@ class TorchCudaBackend:
     """PyTorch on a GPU, under fixed conditions."""
 
     has_node_times = True
+    loads = 1
     has_cpu_clock = False
     max_group = 64
 

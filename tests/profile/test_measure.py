@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from deps.ground.errors import LatencyTableError
-from deps.profile.backends.base import Backend, Conditions
+from deps.profile.backends.base import Backend, Conditions, Loaded
 from deps.profile.kit import Kit, KitNet
 from deps.profile.measure import MAX_UNSTEADINESS, MIN_VISITS, STRETCHES, MeasureSettings, Net, measure
+from deps.supernet.plan import NetworkPlan, Piece
 
 
 def net_of(kit: Kit, net: KitNet, *, is_profiled: bool = False) -> Net:
@@ -30,18 +31,55 @@ def test_whole_nets_and_nodes_are_timed_in_turns(kit: Kit, backend: Backend, qui
     assert all(0 < ms < 1000 for ms in measured.levels.ms)
     assert (measured.levels.runs <= MIN_VISITS * STRETCHES * 50).all()
     assert sorted(measured.nodes) == [0, 1]
-    for position, nodes in measured.nodes.items():
-        stretches, count = nodes.times_ms.shape
-        assert 1 <= stretches <= measured.levels.runs.max()
-        assert count == len(nodes.names)
-        assert (nodes.times_ms >= 0).all()
-        # The runtime fuses activations into convolutions, and never a whole piece away.
-        pieces = [piece.name for piece in nets[position].what.pieces()]  # type: ignore[union-attr]
-        assert all(any(name.startswith(piece) for name in nodes.names) for piece in pieces)
+    for position, loads in measured.nodes.items():
+        assert 1 <= len(loads) <= backend.loads
+        assert 1 <= sum(len(nodes.times_ms) for nodes in loads) <= measured.levels.runs[position]
+        for nodes in loads:
+            assert nodes.times_ms.shape[1] == len(nodes.names)
+            assert (nodes.times_ms >= 0).all()
+            # The runtime fuses activations into convolutions, and never a whole piece away.
+            pieces = [piece.name for piece in nets[position].what.pieces()]  # type: ignore[union-attr]
+            assert all(any(name.startswith(piece) for name in nodes.names) for piece in pieces)
     assert 0 <= measured.clean_share <= 1
     assert 0 < measured.table_seconds < measured.seconds
     # A bar that was told these shares ends where it should.
     assert sum(shares) == pytest.approx(1)
+
+
+class Counting:
+    """A backend that knows how many nets it has loaded, and how many are loaded now."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.name, self.has_node_times, self.has_cpu_clock = backend.name, True, True
+        self.max_group, self.loads = backend.max_group, 3
+        self.facts = backend.facts
+        self._backend = backend
+        self.loaded: list[str] = []
+        self.now = self.most = 0
+
+    def load(self, path: Path, what: NetworkPlan | Piece, *, is_profiled: bool) -> Loaded:
+        self.loaded.append(path.stem)
+        self.now += 1
+        self.most = max(self.most, self.now)
+        net = self._backend.load(path, what, is_profiled=is_profiled)
+        close = net.close
+
+        def counted() -> None:
+            self.now -= 1
+            close()
+
+        net.close = counted  # type: ignore[method-assign]
+        return net
+
+
+def test_nets_are_loaded_anew_and_never_twice_at_once(kit: Kit, backend: Backend, quick: MeasureSettings) -> None:
+    """Where its weights lie decides some per cent of a copy's time, so each net is seen at several places."""
+    nets, counting = some_nets(kit), Counting(backend)
+    measured = measure(counting, nets, net_of(kit, kit.probe), quick)
+    assert counting.now == 0
+    assert counting.most == len(nets) + 1
+    assert {counting.loaded.count(net.name) for net in nets} == {3}
+    assert (measured.levels.runs >= MIN_VISITS * STRETCHES // 2).all()
 
 
 def test_judges_are_visited_as_often_as_asked(kit: Kit, backend: Backend) -> None:

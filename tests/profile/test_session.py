@@ -24,9 +24,11 @@ QUIET = Story(quiet=True)
 class Slower:
     """The real runtime, seen through a clock that runs fast; counts what it loads, and stops when told to."""
 
-    def __init__(self, backend: Backend, factor: float, *, max_group: int = 8, stop_after: int = 1000) -> None:
+    def __init__(
+        self, backend: Backend, factor: float, *, max_group: int = 8, stop_after: int = 1000, loads: int = 1
+    ) -> None:
         self.name, self.has_node_times, self.has_cpu_clock = backend.name, True, True
-        self.max_group = max_group
+        self.max_group, self.loads = max_group, loads
         self._backend, self._factor, self._left = backend, factor, stop_after
         self.loaded: list[str] = []
 
