@@ -92,6 +92,22 @@ def by_calm(relative: Array, ratio: Array) -> dict[str, float]:
     return {name: round(100 * float(relative[rows].mean()), 2) for name, rows in groups.items()}
 
 
+def of_pairs(genes: Genes, ratio: Array) -> dict[str, float]:
+    """Return how far the residuals of two subnets are apart: of the most alike ones, and of any two.
+
+    A model of subnets, however clever, can take from residuals only what subnets that are alike have in common. Where
+    these differ as much as any two, the rest is noise of the measurement, and no model errs less.
+    """
+    bits = one_hot(get_space(SPACE), genes).astype(np.float32)
+    alike = bits @ bits.T
+    np.fill_diagonal(alike, -1)
+    nearest = alike.argmax(axis=1)
+    closest = alike.max(axis=1) >= np.percentile(alike.max(axis=1), 90)
+    other = np.random.default_rng(0).permutation(len(ratio))
+    away = {"most_alike_tenth": (ratio / ratio[nearest])[closest], "any_two": ratio / ratio[other]}
+    return {name: round(100 * float(np.abs(found - 1).mean()), 2) for name, found in away.items()}
+
+
 def column(path: Path, name: str) -> dict[str, Any]:
     """Return what is found for one device and batch."""
     space = get_space(SPACE)
@@ -116,6 +132,7 @@ def column(path: Path, name: str) -> dict[str, Any]:
                 str(q): round(float(np.percentile(ratio, q)), 3) for q in (1, 5, 25, 50, 75, 95, 99)
             },
             "mape_percent_by_the_rows_around": by_calm(relative, ratio),
+            "residuals_of_two_differ_by_percent": of_pairs(nets.genes, ratio),
             "residual_correlation_with_the_next_row": round(float(np.corrcoef(ratio[1:], ratio[:-1])[0, 1]), 3),
         },
         "read_fit_and_validate_cpu_seconds": round(seconds, 2),
