@@ -10,9 +10,10 @@ import sys
 from collections.abc import Sequence
 
 from deps.ground.console import Report, Story, add_common_flags, add_version_flag, run_command
+from deps.profile.cli_check import add_commands as add_checking
 from deps.profile.cli_elsewhere import add_commands as add_elsewhere
+from deps.profile.cli_flags import add_source, at_least, source_of
 from deps.profile.cli_measure import add_commands as add_measuring
-from deps.profile.cli_measure import add_source, at_least, source_of
 from deps.profile.cli_memory import add_command as add_memory
 
 
@@ -47,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     flops.set_defaults(run=_flops)
 
     add_measuring(commands)
+    add_checking(commands)
     add_elsewhere(commands)
     add_memory(commands)
     return parser
