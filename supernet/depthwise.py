@@ -1,8 +1,8 @@
 """A depthwise convolution whose weight gradient is quick on a processor.
 
 Relies on the gradient of a filter being itself a convolution, of the input with the gradient of the output. torch's own
-CPU kernel for it is 10 to 50 times slower for kernels of 5 and 7 than for 3, and for those of 3 on maps smaller than
-the kernel; it was most of a training step.
+CPU kernel for it is many times slower for kernels of 5 and 7 than for 3, and for those of 3 on maps smaller than the
+kernel (``benchmarks/depthwise.py``); it was most of a training step.
 
 Shape suffixes: N images, C channels, H and W pixels, h and w pixels of the output, k kernel.
 """

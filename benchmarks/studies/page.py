@@ -114,6 +114,9 @@ def readme_table(found: Evidence) -> str:
             cost = runs[0]["cost"]["flops"] / (base or runs[0])["cost"]["flops"]
             means = told([mean_top(r) for r in runs])
             rows.append([name, f"{cost:.2f}", told(columns[0]), means, told(columns[-1]), str(len(runs))])
+    served = []
+    if found.pipeline:
+        served = [*sections.served(found.pipeline), ""]
     header = ["trained by", "training cost", "smallest %", "mean of six %", "largest %", "seeds"]
     text = table(header, rows) if rows else ["No study is finished yet."]
     space = CIFAR10.whole_recipe().search_space(10)
@@ -121,7 +124,7 @@ def readme_table(found: Evidence) -> str:
     told_ = (
         f"CIFAR-10 on one core, {flops[0]:.1f} to {flops[-1]:.1f} million multiply-adds, top-1 of 10,000 test images"
     )
-    return "\n".join([OPEN, f"{told_} ([all of it](docs/results.md)):", "", *text, CLOSE])
+    return "\n".join([OPEN, f"{told_} ([all of it](docs/results.md)):", "", *served, *text, CLOSE])
 
 
 def files(found: Evidence, readme: str) -> dict[Path, str]:

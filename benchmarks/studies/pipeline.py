@@ -14,6 +14,7 @@ import argparse
 import functools
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -196,11 +197,13 @@ def main() -> None:
         "verify it": steps.seconds(f"verify {first}"),
     }
     later = {f"another subnet ({b}), nothing surveyed again": steps.seconds(f"extract {b}") for b in others}
+    told = ["--supernet", name, "--samples", str(args.samples), "--seconds", str(args.seconds)]
+    told += ["--max-drop", f"{args.max_drop:g}", *forced]
     content = {
         "schema_version": SCHEMA_VERSION,
         "setting": setting.name,
         "supernet": name,
-        "command": f"pipeline.py --supernet {name} --samples {args.samples} --seconds {args.seconds}",
+        "command": shlex.join(["pipeline.py", *told]),
         "test_images": len(data.test),
         "table": {key: table[key] for key in ("error", "precision", "threads", "backend", "device")},
         "subnets": subnets,

@@ -307,6 +307,18 @@ def pipeline(found: Evidence) -> list[str]:
     return text
 
 
+def served(result: Result) -> list[str]:
+    """Return the README's table of the subnets that were extracted and served."""
+    rows = []
+    for row in result["subnets"]:
+        foretold, measured = row["latency"]["predicted_ms"], row["latency"]["measured_ms"]
+        cells = [row["budget"], f"{row['flops'] / 1e6:.2f} M", f"{foretold:.2f}", f"{measured['fp32']:.2f}"]
+        cells.append(f"{measured['cpu-int8']:.2f}" if "cpu-int8" in measured else "–")
+        rows.append([*cells, http_figure(row, "fp32"), http_figure(row, "cpu-int8")])
+    header = ["budget", "multiply-adds", "foretold ms", "fp32 ms", "int8 ms", "fp32 over HTTP %", "int8 over HTTP %"]
+    return table(header, rows)
+
+
 RIVALS = {
     "shipped": "same net from scratch",
     "mobilenet_v2": "MobileNetV2",
