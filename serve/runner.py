@@ -31,7 +31,7 @@ _LOG = logging.getLogger("deps.serve")
 _WATCH_S = 0.25
 
 # Waking a thread costs more than batches below this are worth: whoever asks may run them.
-LEND_S = 0.002
+LEND_S = 0.003
 _GIVEN_BACK_S = 1.0
 
 
@@ -169,10 +169,10 @@ class Runner:
             return None
 
     def _is_short(self, job: Job) -> bool:
-        """Tell whether the largest batch that a job may be in runs in an instant, on whatever thread."""
+        """Tell whether a job that waits first, and what waits with it, runs in an instant, on whatever thread."""
         engine = self.scheduler.top if job.pin is None else job.pin
         estimates = self.scheduler.estimates
-        images = max(job.size, estimates.best[engine])
+        images = max(job.size, min(self.scheduler.waiting_images, estimates.best[engine]))
         if images > self.engines[engine].max_batch or not self.engines[engine].runs_on_any_thread:
             return False
         return estimates.usual_seconds(engine, images, job.arrival) < LEND_S
@@ -188,7 +188,9 @@ class Runner:
         with self._changed:
             now = self._clock()
             late = self.scheduler.drop_late(now)
-            batch = self.scheduler.take(now, worker)
+            # The round may have brought more than one instant's work: then a thread does it, and the loop reads on.
+            head = self.scheduler.head
+            batch = None if head is None or not self._is_short(head) else self.scheduler.take(now, worker)
         try:
             if late:
                 self._refuse_late(late)

@@ -231,3 +231,29 @@ def test_short_batches_that_wait_for_one_another_stay_on_the_loop(make_bundle, i
     assert max(batches) <= 2
     assert set(threads) == {threading.get_ident()}
     assert len(threads) >= 4
+
+
+def test_round_that_brings_more_than_an_instant_is_left_to_the_thread(service: Service, images, monkeypatch):
+    """One request alone is run on the loop; a queue of them would keep it from reading."""
+    engine, threads = service.subnets[0].engine, []
+    infer = engine.infer
+    estimates = service._runner.scheduler.estimates
+    monkeypatch.setattr(estimates, "usual_seconds", lambda _, images, __: 1e-3 * images)
+    monkeypatch.setattr(estimates, "best", [8] * len(estimates.best))
+
+    def noted(batch_NCHW: np.ndarray) -> np.ndarray:
+        threads.append((threading.get_ident(), len(batch_NCHW)))
+        return infer(batch_NCHW)
+
+    async def scene() -> None:
+        await service.infer(images[:1])
+        await asyncio.gather(*(service.infer(images[row : row + 1]) for row in range(4)))
+
+    engine.infer = noted
+    try:
+        asyncio.run(scene())
+    finally:
+        engine.infer = infer
+    assert threads[0] == (threading.get_ident(), 1)
+    assert sum(count for _, count in threads[1:]) == 4
+    assert threading.get_ident() not in [thread for thread, _ in threads[1:]]
