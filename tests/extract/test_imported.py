@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Bright and dark noise: two classes of a few pictures."""
     root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for part, count in (("train", 6), ("val", 4)):
+    for part, count in (("train", 3), ("val", 2)):
         for name, low in (("bright", 128), ("dark", 0)):
             (root / part / name).mkdir(parents=True)
             for index in range(count):

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from deps.serve.access import Access
 from deps.serve.service import ServeOptions
@@ -190,6 +192,19 @@ def test_deadline_of_the_call_is_the_requests(server: Running, client, images):
         assert code == "UNAVAILABLE" or "client_timeout" in given
 
 
+def test_refusal_for_lack_of_time_says_when_to_come_back(server: Running, images):
+    """HTTP's Retry-After, as trailing metadata; NVIDIA's client hides it, so the messages are sent without it."""
+    tensor = service_pb2.ModelInferRequest.InferInputTensor(name="input", datatype="FP32", shape=[1, 1, 8, 8])
+    request = service_pb2.ModelInferRequest(
+        model_name="tiny", inputs=[tensor], raw_input_contents=[images[:1].tobytes()]
+    )
+    request.parameters["timeout"].int64_param = 1
+    with grpc.insecure_channel(server.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
+        service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=10)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert dict(caught.value.trailing_metadata())["retry-after"] == "1"
+
+
 def test_models_are_unloaded_and_loaded_over_grpc(make_bundle: Callable[..., Path], images):
     """The repository extension, as NVIDIA's client speaks it; and a token where one is asked for."""
     options = ServeOptions(subnet="large", max_batch=4, num_threads=1)
@@ -200,8 +215,28 @@ def test_models_are_unloaded_and_loaded_over_grpc(make_bundle: Callable[..., Pat
         shown = {"authorization": f"Bearer {TOKEN}"}
         assert client.is_server_ready()
         assert _code(lambda: client.get_model_metadata("tiny"))[0] == "UNAUTHENTICATED"
+        assert _code(lambda: client.infer("tiny", [_tensor(images)]))[0] == "UNAUTHENTICATED"
+        streamed: queue.Queue[Any] = queue.Queue()
+        client.start_stream(lambda result, error: streamed.put((result, error)))
+        client.async_stream_infer("tiny", [_tensor(images)])
+        result, error = streamed.get(timeout=20)
+        client.stop_stream()
+        assert result is None
+        assert "token is missing" in str(error)
         client.unload_model("tiny", headers=shown)
         assert not client.is_model_ready("tiny", headers=shown)
         assert _code(lambda: client.infer("tiny", [_tensor(images)], headers=shown))[0] == "UNAVAILABLE"
         client.load_model("tiny", headers=shown)
         assert client.infer("tiny", [_tensor(images)], headers=shown).as_numpy("logits").shape == (7, 10)
+
+
+def test_strangers_change_nothing_over_grpc_on_an_open_address(make_bundle: Callable[..., Path], images):
+    """The same rule as for HTTP: without a token, only those on this machine load and unload."""
+    options, access = ServeOptions(subnet="large", max_batch=4, num_threads=1), Access(may_control=False)
+    with (
+        running(make_bundle(), options=options, with_grpc=True, access=access) as server,
+        triton.InferenceServerClient(server.grpc) as client,
+    ):
+        assert _code(lambda: client.unload_model("tiny"))[0] == "PERMISSION_DENIED"
+        assert _code(lambda: client.load_model("tiny"))[0] == "PERMISSION_DENIED"
+        assert client.infer("tiny", [_tensor(images)]).as_numpy("logits").shape == (7, 10)

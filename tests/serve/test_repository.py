@@ -136,6 +136,7 @@ def test_unloaded_model_is_503_until_it_is_loaded_again(one: Path, tiny, images)
             under_way = [asyncio.create_task(_ask(served, images)) for _ in range(8)]
             await asyncio.sleep(0)
             await repository.unload("tiny")
+            assert not repository._retiring
             for answer in under_way:
                 np.testing.assert_allclose(await answer, tiny.logits(images), rtol=1e-4, atol=1e-4)
             with pytest.raises(RefusedError, match="not loaded \\(unloaded\\)") as caught:
