@@ -43,12 +43,10 @@ from deps.train.run import (
     SCHEMA_VERSION,
     cpu_threads,
     locked,
-    open_run,
     prepare,
-    read_recipe,
     read_results,
 )
-from deps.train.start import describe, initial_supernet
+from deps.train.start import describe, finished_teacher, initial_supernet, require_even, with_group_size
 from deps.train.step import Learner, train_step
 from deps.train.stop import StopRequests
 
@@ -108,7 +106,8 @@ def train(config: TrainConfig, story: Story) -> TrainReport | None:
         quiet = story if ranks.is_first else Story(quiet=True)
         recipe, finished = config.recipe, None
         if ranks.is_first:
-            recipe = prepare(config.out, _started(config, ranks), resume=config.resume, overwrite=config.overwrite)
+            start = with_group_size(config.recipe, config.out, ranks, resumes=config.resume)
+            recipe = prepare(config.out, start, resume=config.resume, overwrite=config.overwrite)
             finished = read_results(config.out)
         if ranks.from_first(int(finished is not None)):
             if not ranks.is_first:
@@ -117,7 +116,7 @@ def train(config: TrainConfig, story: Story) -> TrainReport | None:
             story.say(f"{config.out} is finished already; this is its table")
             return TrainReport.from_dict(space, finished, folder=str(config.out))
         recipe = replace(recipe, group_size=ranks.from_first(recipe.group_size))
-        _require_even(recipe, ranks)
+        require_even(recipe, ranks)
         data = _load(replace(config, recipe=recipe), ranks, quiet).to(device)
         devices = [device] if device.type == "cuda" else []
         with (
@@ -140,28 +139,6 @@ def _load(config: TrainConfig, ranks: Ranks, story: Story) -> ImageData:
     data = load() if ranks.is_first else None
     ranks.sum_numbers(1)
     return data if data is not None else load()
-
-
-def _started(config: TrainConfig, ranks: Ranks) -> Recipe:
-    """Return the recipe with the group size of a run that is started by these ranks, or that was started already."""
-    recipe = config.recipe
-    if recipe.group_size:
-        return recipe
-    if config.resume and (config.out / RECIPE).exists():
-        stored = read_recipe(config.out)
-        return replace(recipe, group_size=stored.group_size or recipe.batch_size)
-    return replace(recipe, group_size=max(2, recipe.batch_size // ranks.size))
-
-
-def _require_even(recipe: Recipe, ranks: Ranks) -> None:
-    groups = recipe.batch_size // recipe.group_size
-    if recipe.batch_size % ranks.size or groups % ranks.size:
-        able = [size for size in range(1, groups + 1) if groups % size == 0]
-        raise RunError(
-            f"a batch of {recipe.batch_size} is {groups} groups of {recipe.group_size} images, which {ranks.size} "
-            f"processes cannot share evenly; start {', '.join(map(str, able))} of them, or a new run with another "
-            "--group-size"
-        )
 
 
 class _Training:
@@ -209,7 +186,7 @@ class _Training:
         found = load_newest(self.folder, self.story)
         if found is None:
             if self.recipe.teacher:
-                self.teacher = _finished_teacher(self.recipe, self.supernet).to(device)
+                self.teacher = finished_teacher(self.recipe, self.supernet).to(device)
             return Cost()
         state, progress = found
         restore(self.supernet.tensors, state.weights)
@@ -431,18 +408,3 @@ class _Training:
 
 def _is_taught(plan: StepPlan) -> bool:
     return any(share.loss in ("finished", "teacher") for share in plan.shares)
-
-
-def _finished_teacher(recipe: Recipe, supernet: Supernet) -> Supernet:
-    """Return the supernet of another run, whose full model teaches.
-
-    Raises:
-        RunError: there is no finished run, or it is of another space.
-    """
-    teacher = open_run(recipe.teacher).supernet()
-    if teacher.space != supernet.space:
-        raise RunError(
-            f"the teacher in {recipe.teacher} is of the space {teacher.space.name} with {teacher.space.num_classes} "
-            f"classes; this run needs {supernet.space.name} with {supernet.space.num_classes}; name another --teacher"
-        )
-    return teacher

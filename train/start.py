@@ -1,22 +1,25 @@
-"""Where a training starts: a space that fits the images, and fresh weights or those of another supernet.
+"""Where a training starts: a space that fits the images, weights, a teacher, and a batch that the ranks can share.
 
 Relies on the recipe being resolved: what ``--finetune-from`` implies for its settings, ``finetune.py`` has put there.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from deps.ground.console import Story
-from deps.ground.errors import RecipeError
+from deps.ground.errors import RecipeError, RunError
 from deps.supernet.space import SearchSpace
 from deps.supernet.supernet import Supernet, supernet_shapes
 from deps.train.data import ImageData
+from deps.train.distributed import Ranks
 from deps.train.finetune import Origin, open_origin
 from deps.train.recipe import Recipe
+from deps.train.run import RECIPE, open_run, read_recipe
 
 CLASSIFIER = "classifier."
 
@@ -100,3 +103,44 @@ def describe(data: ImageData) -> dict[str, Any]:
         "mean": list(data.preprocessing.mean),
         "std": list(data.preprocessing.std),
     }
+
+
+def with_group_size(recipe: Recipe, folder: Path, ranks: Ranks, *, resumes: bool) -> Recipe:
+    """Return the recipe with the group size of a run that is started by these ranks, or that was started already."""
+    if recipe.group_size:
+        return recipe
+    if resumes and (folder / RECIPE).exists():
+        stored = read_recipe(folder)
+        return replace(recipe, group_size=stored.group_size or recipe.batch_size)
+    return replace(recipe, group_size=max(2, recipe.batch_size // ranks.size))
+
+
+def require_even(recipe: Recipe, ranks: Ranks) -> None:
+    """Make sure that the groups of a batch can be shared out evenly.
+
+    Raises:
+        RunError: they cannot; it says how many processes could.
+    """
+    groups = recipe.batch_size // recipe.group_size
+    if recipe.batch_size % ranks.size or groups % ranks.size:
+        able = [size for size in range(1, groups + 1) if groups % size == 0]
+        raise RunError(
+            f"a batch of {recipe.batch_size} is {groups} groups of {recipe.group_size} images, which {ranks.size} "
+            f"processes cannot share evenly; start {', '.join(map(str, able))} of them, or a new run with another "
+            "--group-size"
+        )
+
+
+def finished_teacher(recipe: Recipe, supernet: Supernet) -> Supernet:
+    """Return the supernet of another run, whose full model teaches.
+
+    Raises:
+        RunError: there is no finished run, or it is of another space.
+    """
+    teacher = open_run(recipe.teacher).supernet()
+    if teacher.space != supernet.space:
+        raise RunError(
+            f"the teacher in {recipe.teacher} is of the space {teacher.space.name} with {teacher.space.num_classes} "
+            f"classes; this run needs {supernet.space.name} with {supernet.space.num_classes}; name another --teacher"
+        )
+    return teacher
