@@ -26,7 +26,7 @@ from deps.profile.flops import cost_tables
 from deps.profile.whole_fit import cross_validate, fit_prices, predict, quantities
 from deps.profile.whole_nets import read_rows, read_whole_nets
 from deps.supernet import get_space
-from deps.supernet.sampling import Genes, one_hot
+from deps.supernet.sampling import Genes, columns, one_hot
 
 SPACE = "ofa-mbv3-w1.2"
 NUMBERS = (10, 15, 20, 30, 50, 100, 200, 500, 1000)
@@ -93,19 +93,25 @@ def by_calm(relative: Array, ratio: Array) -> dict[str, float]:
 
 
 def of_pairs(genes: Genes, ratio: Array) -> dict[str, float]:
-    """Return how far the residuals of two subnets are apart: of the most alike ones, and of any two.
+    """Return how far the residuals of two subnets of one resolution are apart: of the most alike ones, and of any two.
 
-    A model of subnets, however clever, can take from residuals only what subnets that are alike have in common. Where
-    these differ as much as any two, the rest is noise of the measurement, and no model errs less.
+    A model of subnets can take from residuals only what subnets that are alike have in common. Where these differ as
+    much as any two of all resolutions, the rest is noise of the measurement.
     """
-    bits = one_hot(get_space(SPACE), genes).astype(np.float32)
-    alike = bits @ bits.T
+    space, rng = get_space(SPACE), np.random.default_rng(0)
+    resolution = genes[:, columns(space).resolution]
+    bits = one_hot(space, genes).astype(np.float32)
+    alike = np.where(resolution[:, None] == resolution, bits @ bits.T, -1)
     np.fill_diagonal(alike, -1)
-    nearest = alike.argmax(axis=1)
     closest = alike.max(axis=1) >= np.percentile(alike.max(axis=1), 90)
-    other = np.random.default_rng(0).permutation(len(ratio))
-    away = {"most_alike_tenth": (ratio / ratio[nearest])[closest], "any_two": ratio / ratio[other]}
-    return {name: round(100 * float(np.abs(found - 1).mean()), 2) for name, found in away.items()}
+    peer = np.array([rng.choice(np.flatnonzero(resolution == own)) for own in resolution])
+    other = rng.permutation(len(ratio))
+    pairs = {
+        "most_alike_tenth": (ratio / ratio[alike.argmax(axis=1)])[closest],
+        "any_two_of_a_resolution": ratio / ratio[peer],
+        "any_two": ratio / ratio[other],
+    }
+    return {name: round(100 * float(np.abs(found - 1).mean()), 2) for name, found in pairs.items()}
 
 
 def column(path: Path, name: str) -> dict[str, Any]:
