@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -47,6 +47,9 @@ def supernet_shapes(space: SearchSpace, *, has_matrices: bool = True) -> dict[st
     return shapes
 
 
+InitialWeights: TypeAlias = Literal["fan-out", "fan-in"]
+
+
 class Supernet:
     """One set of weights that contains all subnets of a search space."""
 
@@ -68,21 +71,26 @@ class Supernet:
         self.provenance = provenance or {}
 
     @classmethod
-    def create(cls, space: SearchSpace, *, seed: int = 0, has_matrices: bool = True) -> Self:
+    def create(
+        cls, space: SearchSpace, *, seed: int = 0, has_matrices: bool = True, initial: InitialWeights = "fan-out"
+    ) -> Self:
         """Return a freshly initialised supernet; the same seed gives the same weights.
 
-        Convolutions are drawn from a normal distribution of variance 2 / (k² · output channels of a group), the
-        classifier uniformly within 1/√features, biases are 0, and kernel matrices are identities.
+        Convolutions are drawn from a normal distribution, the classifier uniformly within 1/√features, biases are 0,
+        and kernel matrices are identities.
 
         Args:
             space: the search space.
             seed: seed of the weights.
             has_matrices: whether smaller kernels pass through trained matrices; otherwise they are cropped only.
+            initial: variance of convolutions; fan-out is once-for-all's 2 / (k² · output channels of a group), fan-in
+                torch's own 1 / (3 · k² · input channels of a group). BatchNorm takes the scale back, so that small
+                weights learn faster at the same rate, which short trainings need.
         """
         generator = torch.Generator().manual_seed(seed)
         tensors = {}
         for name, shape in supernet_shapes(space, has_matrices=has_matrices).items():
-            tensors[name] = _initial(name, shape, generator)
+            tensors[name] = _initial(name, shape, generator, initial)
         return cls(space, tensors)
 
     @property
@@ -184,15 +192,17 @@ def check_shapes(
             )
 
 
-def _initial(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def _initial(name: str, shape: tuple[int, ...], generator: torch.Generator, initial: InitialWeights) -> Tensor:
     part = name.rpartition(".")[2]
     if part == "num_batches_tracked":
         return torch.zeros((), dtype=torch.long)
     if part.startswith("matrix_"):
         return torch.eye(shape[0])
     if len(shape) == 4:
-        groups = shape[0] if shape[1] == 1 else 1
-        return torch.randn(shape, generator=generator) * math.sqrt(2 * groups / (shape[0] * shape[2] * shape[3]))
+        groups, pixels = shape[0] if shape[1] == 1 else 1, shape[2] * shape[3]
+        fan_out, fan_in = shape[0] // groups * pixels, shape[1] * pixels
+        variance = 2 / fan_out if initial == "fan-out" else 1 / (3 * fan_in)
+        return torch.randn(shape, generator=generator) * math.sqrt(variance)
     if len(shape) == 2:
         return (torch.rand(shape, generator=generator) * 2 - 1) / math.sqrt(shape[1])
     is_scale = name.endswith((".norm.weight", ".running_var"))

@@ -153,6 +153,9 @@ class Recipe:
     layout: Literal["auto", "channels-first", "channels-last"] = "auto"
     """Order of a map's numbers in memory: auto is channels-last on GPUs and channels-first on processors."""
 
+    initial: Literal["fan-out", "fan-in"] = "fan-out"
+    """Variance of fresh convolutions: fan-out is once-for-all's; fan-in, torch's own, learns faster at the start."""
+
     epsilon_shape: Literal["linear", "cosine", "constant"] = "linear"
     """How the subnets' learning rate rises during the ramp; constant keeps ε at 1 from the start."""
 

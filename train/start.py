@@ -48,7 +48,7 @@ def initial_supernet(recipe: Recipe, data: ImageData, story: Story) -> Supernet:
         DepsError: the file of the weights is missing or damaged.
     """
     space = space_for(recipe, data)
-    fresh = Supernet.create(space, seed=recipe.seed, has_matrices=recipe.kernel_matrices)
+    fresh = Supernet.create(space, seed=recipe.seed, has_matrices=recipe.kernel_matrices, initial=recipe.initial)
     if not recipe.finetune_from:
         return fresh
     origin = open_origin(Path(recipe.finetune_from))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from deps.ground.errors import ArchError, CheckpointError
 from deps.supernet import ArchSpec, Supernet, get_space
+from deps.supernet.network import network
 from deps.supernet.published import published_state
 from deps.supernet.sampling import random_archs
 from deps.supernet.supernet import supernet_shapes
@@ -156,3 +157,16 @@ def test_an_architecture_of_another_space_is_refused():
     for use in (supernet.subnet, lambda arch: supernet(torch.zeros(1, 1, 8, 8), arch)):
         with pytest.raises(ArchError):
             use(foreign)
+
+
+def test_fan_in_weights_are_as_large_as_those_of_a_plain_network_alone():
+    """A network alone starts with torch's weights; a comparison with it wants a supernet that can start alike."""
+    space = get_space("cifar-mbv3-narrow")
+    fan_in, fan_out = (Supernet.create(space, initial=initial).tensors for initial in ("fan-in", "fan-out"))
+    plain = network(space, ArchSpec.largest(space)).state_dict()
+    compared = [name for name, tensor in plain.items() if tensor.dim() == 4 and tensor.numel() > 2000]
+    assert len(compared) > 30
+    for name in compared:
+        assert float(fan_in[name].std()) == pytest.approx(float(plain[name].std()), rel=0.1), name
+        fan = plain[name].shape[0] * plain[name].shape[2] ** 2 // (plain[name].shape[0] if ".depthwise." in name else 1)
+        assert float(fan_out[name].std()) == pytest.approx((2 / fan) ** 0.5, rel=0.1), name
