@@ -67,12 +67,12 @@ def methods(found: Evidence) -> tuple[list[str], dict[str, str]]:
         note = [
             "",
             "The networks alone start from torch's own initial weights, the supernets from once-for-all's, whose",
-            "convolutions are up to six times as large and so learn more slowly at the same rate; in trainings as short",
-            "as these the yardstick is ahead for that reason too. `--initial fan-in` starts a supernet like the former.",
+            "convolutions are up to about six times as large and so learn more slowly at the same rate. Trainings are",
+            "short here, so the yardstick is ahead for that reason too; how much of the gap it explains is not known",
+            "yet. `--initial fan-in` starts a supernet as the networks alone start.",
         ]
-    return [*table(header, rows), *note, "", "![Top-1 against multiply-adds](results/methods.svg)"], {
-        "methods.svg": picture
-    }
+    text = [*table(header, rows), *note, "", "![Top-1 against multiply-adds](results/methods.svg)"]
+    return text, {"methods.svg": picture}
 
 
 def goals(found: Evidence) -> list[str]:
