@@ -47,6 +47,8 @@ class Entry:
     """The time of one piece, as it runs inside a whole net."""
 
     median_ms: float
+    """Where deps measured: the median over the nets that hold the piece, each telling the mean of its quicker runs."""
+
     spread_ms: float
     """Half the distance between the quartiles of its runs."""
 
