@@ -35,7 +35,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import uvloop
 from arrivals import Moments, gamma, mmpp
-from bundles import FAMILY_NAMES, family_128, write_bundle
+from models import FAMILY_NAMES, family_128, write_bundle
 from servers import request_of, resident_bytes, started
 
 from deps.ground.provenance import provenance

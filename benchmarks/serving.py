@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bundles import large_224, narrow_32, small_32, write_bundle
+from models import large_224, narrow_32, small_32, write_bundle
 from servers import Bare, base64_request_of, cpu_seconds, request_of, resident_bytes, started, wrk
 
 from deps.ground.provenance import provenance

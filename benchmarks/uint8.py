@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from bundles import MEAN, STD, large_224, write_bundle
+from models import MEAN, STD, large_224, write_bundle
 
 from deps.extract.raw_input import raw_input_model
 from deps.ground.provenance import provenance
