@@ -2,7 +2,7 @@
 
 Open loop: requests come when they are planned to, whatever the server does, and an answer is in time when it arrives
 within the deadline of the *planned* moment. The family is five once-for-all subnets at 128 pixels with random weights
-and assigned accuracies (see bundles.py), pixels are sent as UINT8.
+and assigned accuracies (see models.py), pixels are sent as UINT8.
 
     .venv/bin/python benchmarks/overload.py --out benchmarks/results/overload.json --loads poisson,gamma     # 6 minutes
     .venv/bin/python benchmarks/overload.py --out … --loads bursty          # against each fixed subnet, 9 minutes
