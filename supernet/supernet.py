@@ -83,7 +83,7 @@ class Supernet:
             space: the search space.
             seed: seed of the weights.
             has_matrices: whether smaller kernels pass through trained matrices; otherwise they are cropped only.
-            initial: variance of convolutions; fan-out is once-for-all's 2 / (k² · output channels of a group), fan-in
+            initial: variance of convolutions; fan-out is He's 2 / (k² · output channels of a group), fan-in
                 torch's own 1 / (3 · k² · input channels of a group). BatchNorm takes the scale back, so that small
                 weights learn faster at the same rate, which short trainings need.
         """

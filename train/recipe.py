@@ -154,7 +154,7 @@ class Recipe:
     """Order of a map's numbers in memory: auto is channels-last on GPUs and channels-first on processors."""
 
     initial: Literal["fan-out", "fan-in"] = "fan-out"
-    """Variance of fresh convolutions: fan-out is once-for-all's; fan-in, torch's own, learns faster at the start."""
+    """Variance of fresh convolutions: fan-out is He's; fan-in, torch's own, learns faster at the start."""
 
     epsilon_shape: Literal["linear", "cosine", "constant"] = "linear"
     """How the subnets' learning rate rises during the ramp; constant keeps ε at 1 from the start."""

@@ -66,7 +66,7 @@ def methods(found: Evidence) -> tuple[list[str], dict[str, str]]:
     if any(alone):
         note = [
             "",
-            "The networks alone start from torch's own initial weights, the supernets from once-for-all's, whose",
+            "The networks alone start from torch's own initial weights, the supernets from He's by fan-out, whose",
             "convolutions are up to about six times as large and so learn more slowly at the same rate. Trainings are",
             "short here, so the yardstick is ahead for that reason too; how much of the gap it explains is not known",
             "yet. `--initial fan-in` starts a supernet as the networks alone start.",
