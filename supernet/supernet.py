@@ -85,7 +85,7 @@ class Supernet:
             has_matrices: whether smaller kernels pass through trained matrices; otherwise they are cropped only.
             initial: variance of convolutions; fan-out is He's 2 / (k² · output channels of a group), fan-in
                 torch's own 1 / (3 · k² · input channels of a group). BatchNorm takes the scale back, so that small
-                weights learn faster at the same rate, which short trainings need.
+                weights learn faster at the same rate.
         """
         generator = torch.Generator().manual_seed(seed)
         tensors = {}

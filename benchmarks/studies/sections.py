@@ -68,7 +68,7 @@ def methods(found: Evidence) -> tuple[list[str], dict[str, str]]:
             "",
             "The networks alone start from torch's own initial weights, the supernets from He's by fan-out, whose",
             "convolutions are up to about six times as large and so learn more slowly at the same rate. Trainings are",
-            "short here, so the yardstick is ahead for that reason too; how much of the gap it explains is not known",
+            "short here, so the yardstick may be ahead for that too; how much of the gap it explains is not known",
             "yet. `--initial fan-in` starts a supernet as the networks alone start.",
         ]
     text = [*table(header, rows), *note, "", "![Top-1 against multiply-adds](results/methods.svg)"]
