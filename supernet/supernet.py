@@ -83,9 +83,10 @@ class Supernet:
             space: the search space.
             seed: seed of the weights.
             has_matrices: whether smaller kernels pass through trained matrices; otherwise they are cropped only.
-            initial: variance of convolutions; fan-out is He's 2 / (k² · output channels of a group), fan-in
-                torch's own 1 / (3 · k² · input channels of a group). BatchNorm takes the scale back, so that small
-                weights learn faster at the same rate.
+            initial: variance of convolutions. fan-out, He's 2 / (k² · output channels of a group), keeps the scale of
+                the signal even where BatchNorm has no statistics yet; fan-in, torch's own 1 / (3 · k² · input channels
+                of a group), is what short trainings want: BatchNorm takes the scale back, and the large weights that
+                fan-out gives projections turn more slowly at the same rate.
         """
         generator = torch.Generator().manual_seed(seed)
         tensors = {}

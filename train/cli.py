@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deps.ground.allocator import keep_freed_memory
 from deps.ground.console import Report, Story, add_common_flags, add_version_flag, require, run_command
 from deps.ground.errors import RecipeError
 
@@ -226,6 +227,9 @@ def run_compare(args: argparse.Namespace) -> Report:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``deps-train``; return its exit code."""
+    if argv is None:
+        # A process of its own, in which every step wants the memory that the last one had.
+        keep_freed_memory()
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["import-ofa"]:
         return run_command(f"{PROGRAM} import-ofa", run_import, build_import_parser().parse_args(words[1:]))

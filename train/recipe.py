@@ -153,8 +153,8 @@ class Recipe:
     layout: Literal["auto", "channels-first", "channels-last"] = "auto"
     """Order of a map's numbers in memory: auto is channels-last on GPUs and channels-first on processors."""
 
-    initial: Literal["fan-out", "fan-in"] = "fan-out"
-    """Variance of fresh convolutions: fan-out is He's; fan-in, torch's own, learns faster at the start."""
+    initial: Literal["fan-out", "fan-in"] = "fan-in"
+    """Variance of fresh convolutions: fan-in is torch's own; fan-out, He's, learns more slowly at the same rate."""
 
     epsilon_shape: Literal["linear", "cosine", "constant"] = "linear"
     """How the subnets' learning rate rises during the ramp; constant keeps ε at 1 from the start."""

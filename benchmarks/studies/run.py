@@ -30,6 +30,7 @@ from evidence import Evidence
 from jobs import SCHEMA_VERSION, Job, JobFailedError, Place
 from setting import SETTINGS, Setting
 
+from deps.ground.allocator import keep_freed_memory
 from deps.ground.files import write_json
 from deps.train.metrics import read_metrics
 from deps.train.run import METRICS, read_recipe
@@ -129,6 +130,7 @@ def main() -> int:
     failed: list[str] = []
     # Told to stop, it stops as with Ctrl-C, and the training that runs saves its state.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    keep_freed_memory()
     listed = all_jobs(setting)
     for job in listed:
         if not is_wanted(job, only):

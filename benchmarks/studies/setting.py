@@ -69,14 +69,14 @@ class Setting:
 
 CIFAR10 = Setting(
     name="cifar10",
-    recipe="cifar10-narrow",
-    changes={"kernels": (3,), "depths": (2, 3), "epochs": 8, "evaluation_subnets": 0, "threads": 1},
+    recipe="cifar10-tiny",
+    changes={"depths": (2, 3), "epochs": 8, "evaluation_subnets": 0, "threads": 1},
     train_images=45_000,
     seeds=(0, 1, 2),
     budgets=("4M", "6M", "8M"),
     families={
-        "proxyless": ("cifar10-proxyless-narrow", {"depths": ()}),
-        "resnet": ("cifar10-resnet50-narrow", {"kernels": (), "depths": ()}),
+        "proxyless": ("cifar10-proxyless-tiny", {"depths": ()}),
+        "resnet": ("cifar10-resnet50-narrow", {"depths": ()}),
     },
 )
 SMOKE = Setting(

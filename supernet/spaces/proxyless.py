@@ -75,8 +75,9 @@ def spaces() -> tuple[SearchSpace, ...]:
         proxyless("ofa-proxyless-w1.0", width=1.0),
         proxyless("ofa-proxyless-w1.3", width=1.3),
         proxyless("cifar-proxyless", width=1.0, resolutions=(32,), stem_stride=1, first_stage_stride=1, num_classes=10),
-        # For a study on a processor, as cifar-mbv3-narrow.
+        # For a study on a processor, as cifar-mbv3-narrow and cifar-mbv3-tiny.
         proxyless(
             "cifar-proxyless-narrow", width=0.5, resolutions=(32,), first_stage_stride=1, kernels=(3, 5), num_classes=10
         ),
+        proxyless("cifar-proxyless-tiny", width=0.5, resolutions=(32,), kernels=(3,), num_classes=10),
     )

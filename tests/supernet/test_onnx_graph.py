@@ -44,7 +44,8 @@ def lively_subnet(space: SearchSpace, arch: ArchSpec, seed: int = 0) -> Network:
         for norm in norms:
             norm.weight.uniform_(0.5, 1.5).mul_(torch.randn_like(norm.weight).sign())
             norm.bias.normal_(0, 0.3)
-    recalibrate_bn(subnet, [torch.randn(2, space.in_channels, arch.resolution, arch.resolution)])
+    # Two images whose last map is one pixel may agree in a channel, whose scale then magnifies every rounding.
+    recalibrate_bn(subnet, [torch.randn(8, space.in_channels, arch.resolution, arch.resolution)])
     return subnet
 
 

@@ -20,6 +20,8 @@ _FUNCTIONS: tuple[RecipeFunction, ...] = (
     cifar.cifar10_narrow,
     cifar.cifar10_proxyless_narrow,
     cifar.cifar10_resnet50_narrow,
+    cifar.cifar10_tiny,
+    cifar.cifar10_proxyless_tiny,
     cifar.cifar100,
     cifar.cifar100_proxyless,
     cifar.cifar100_resnet50,

@@ -26,6 +26,8 @@ def cifar10() -> Recipe:
         batch_size=128,
         lr=0.1,
         weight_decay=3e-5,
+        # As published code starts; nobody here has trained for so long with fan-in, which is better for a few epochs.
+        initial="fan-out",
         validation_images=5000,
         augment=SMALL,
     )
@@ -53,9 +55,21 @@ def cifar10_narrow() -> Recipe:
         kernels=(),
         epochs=20,
         epsilon_ramp=1.0,
+        # The full model alone reaches 65 % instead of 57 % of the validation images in three epochs.
+        initial="fan-in",
         # A step takes about three quarters of the time on a processor, since its maps are large and its channels few.
         layout="channels-last",
     )
+
+
+def cifar10_tiny() -> Recipe:
+    """CIFAR-10, a tiny MobileNetV3 of 1.2 to 4 million multiply-adds, in 8 epochs; to compare many trainings."""
+    return replace(cifar10_narrow(), name="cifar10-tiny", space="cifar-mbv3-tiny", epochs=8)
+
+
+def cifar10_proxyless_tiny() -> Recipe:
+    """CIFAR-10, a tiny ProxylessNAS, as cifar10-tiny."""
+    return replace(cifar10_tiny(), name="cifar10-proxyless-tiny", space="cifar-proxyless-tiny")
 
 
 def cifar10_proxyless_narrow() -> Recipe:

@@ -43,6 +43,8 @@ def imagenet() -> Recipe:
         lr=2.6,
         lr_warmup=5,
         weight_decay=3e-5,
+        # As published code starts; nobody here has trained for so long with fan-in.
+        initial="fan-out",
         warmup_fraction=150 / 270,
         validation_images=10_000,
         augment=PUBLISHED,
