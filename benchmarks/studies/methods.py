@@ -15,9 +15,6 @@ from setting import SUBNETS, Setting
 STUDY = "methods"
 ALONE = "alone"
 METHODS = ("deps", "ofa", "bignas", "compofa")
-REPEATED = ("deps", "ofa", "bignas")
-"""Those with several seeds; CompOFA, OFA's own length and the plain networks have one, for want of time."""
-
 OFA_LENGTH = 470 / 270
 """Epochs of OFA's phases without the kernel's, and of DεpS, in the paper's count for ImageNet."""
 
@@ -43,9 +40,8 @@ def alone(seed: int) -> list[Job]:
 
 
 def jobs(setting: Setting) -> list[Job]:
-    """Return everything."""
-    first, *others = setting.seeds
-    listed = [*equal_cost(METHODS, first), *alone(first), full_length(setting, first)]
-    for seed in others:
-        listed += equal_cost(REPEATED, seed)
+    """Return everything, every method at every seed."""
+    listed: list[Job] = []
+    for seed in setting.seeds:
+        listed += [*equal_cost(METHODS, seed), *alone(seed), full_length(setting, seed)]
     return listed

@@ -1,8 +1,9 @@
 """What stands beside the subnets that the pipeline ships: networks trained for their budget alone.
 
 torchvision's MobileNetV2 and MobileNetV3-Large, with the width multiplier that comes closest to the budget and the
-strides of our space (32 pixels leave no room for five halvings), and each shipped architecture itself. All are trained
-by the supernet's recipe on as many images as the supernet saw. Relies on ``pipeline.py`` for the architectures.
+strides of our space, and each shipped architecture itself. All are trained by the supernet's recipe on as many images
+as the supernet saw, and start from torch's own initial weights, as the supernet does: torchvision's, by fan-out, learn
+more slowly in trainings as short as these. Relies on ``pipeline.py`` for the architectures.
 """
 
 from __future__ import annotations
@@ -52,23 +53,26 @@ def multiply_adds(module: nn.Module, channels: int, side: int) -> int:
     return total
 
 
-def small_image_network(name: str, width: float, *, channels: int, classes: int) -> nn.Module:
-    """Return one of torchvision's networks, freshly initialised, with stride 1 where it first has 2 after the stem."""
+def small_image_network(name: str, width: float, *, stride: int, channels: int, classes: int) -> nn.Module:
+    """Return one of torchvision's networks, freshly initialised, with ``stride`` where it has 2 after the stem."""
     module = NETWORKS[name](weights=None, num_classes=classes, width_mult=width)
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            layer.reset_parameters()
     convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
     strided = [layer for layer in convolutions if layer.stride == (2, 2)]
-    strided[1].stride = (1, 1)
+    strided[1].stride = (stride, stride)
     if channels != 3:
         stem = convolutions[0]
         stem.in_channels, stem.weight = channels, nn.Parameter(stem.weight[:, :channels].detach().clone())
     return module
 
 
-def matching_width(name: str, budget: int, *, channels: int, classes: int, side: int) -> float:
+def matching_width(name: str, budget: int, *, stride: int, channels: int, classes: int, side: int) -> float:
     """Return the width multiplier, in hundredths, whose multiply-adds come closest to a budget."""
 
     def distance(hundredths: int) -> int:
-        module = small_image_network(name, hundredths / 100, channels=channels, classes=classes)
+        module = small_image_network(name, hundredths / 100, stride=stride, channels=channels, classes=classes)
         return abs(multiply_adds(module, channels, side) - budget)
 
     return min(range(5, 101), key=distance) / 100
@@ -92,7 +96,7 @@ class RivalJob:
         recipe = place.setting.whole_recipe(seed=self.seed)
         data = place.images(recipe)
         space = recipe.search_space(len(data.classes))
-        shape = {"channels": space.in_channels, "classes": len(data.classes)}
+        shape = {"stride": space.stages[0].stride, "channels": space.in_channels, "classes": len(data.classes)}
         told: dict[str, Any] = {"study": self.study, "job": self.name, "seed": self.seed, "budget": self.budget}
         told["network"] = self.network
         if self.network == SHIPPED:

@@ -39,11 +39,11 @@ RESULTS = Path(__file__).parent / "results"
 
 
 ORDER = (
-    *("methods/deps-0", "methods/ofa-0", "methods/bignas-0", "alone/*-0", "angles/*", "shrinking/*"),
-    *("methods/deps-1", "methods/bignas-1", "methods/ofa-1", "methods/compofa-0", "finishes/*"),
-    *("ablations/base", "ablations/warmup-0.25", "ablations/warmup-0.75", "ablations/epsilon-off"),
-    *("ablations/distill-from-start", "rivals/shipped-*", "rivals/*", "generalisation/*"),
-    *("methods/deps-2", "methods/bignas-2", "methods/ofa-2", "methods/ofa-full-0", "ablations/*"),
+    *("methods/deps-0", "methods/ofa-0", "methods/bignas-0", "methods/compofa-0", "alone/*-0", "angles/*"),
+    *("shrinking/*", "methods/deps-*", "methods/ofa-[0-9]", "methods/bignas-*", "ablations/base"),
+    *("ablations/warmup-0.25", "ablations/warmup-0.75", "ablations/epsilon-off", "ablations/distill-from-start"),
+    *("finishes/*-0", "rivals/shipped-*", "rivals/*", "generalisation/*", "ablations/*", "alone/*-1", "methods/*-1"),
+    *("methods/ofa-full-0", "alone/*-2", "methods/*-2", "finishes/*"),
 )
 """What the page gains most by comes first; what no line names comes last."""
 

@@ -66,10 +66,7 @@ def methods(found: Evidence) -> tuple[list[str], dict[str, str]]:
     if any(alone):
         note = [
             "",
-            "The networks alone start from torch's own initial weights, the supernets from He's by fan-out, whose",
-            "convolutions are up to about six times as large and so learn more slowly at the same rate. Trainings are",
-            "short here, so the yardstick may be ahead for that too; how much of the gap it explains is not known",
-            "yet. `--initial fan-in` starts a supernet as the networks alone start.",
+            "Supernets and networks alone start from initial weights of the same size (fan-in), at the same learning rate.",
         ]
     text = [*table(header, rows), *note, "", "![Top-1 against multiply-adds](results/methods.svg)"]
     return text, {"methods.svg": picture}

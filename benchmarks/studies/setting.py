@@ -73,7 +73,7 @@ CIFAR10 = Setting(
     changes={"depths": (2, 3), "epochs": 8, "evaluation_subnets": 0, "threads": 1},
     train_images=45_000,
     seeds=(0, 1, 2),
-    budgets=("4M", "6M", "8M"),
+    budgets=("1.4M", "2M", "2.6M"),
     families={
         "proxyless": ("cifar10-proxyless-tiny", {"depths": ()}),
         "resnet": ("cifar10-resnet50-narrow", {"depths": ()}),
