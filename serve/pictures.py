@@ -25,6 +25,9 @@ MAX_PICTURES = 64
 LARGE_PIXELS = 16_000_000
 """A picture of more is decoded alone: larger than a telephone's, and about 100 MB when it is decoded."""
 
+TRIM_PIXELS = 4_000_000
+"""After a picture of more, memory that it took goes back to the system: glibc would keep hundreds of megabytes."""
+
 # One decodes while another's bytes are copied; more than a few would only share the cores with the engines.
 _THREADS = min(4, max(2, os.cpu_count() or 1))
 
@@ -80,7 +83,14 @@ def _decoded_unless_large(content: bytes | memoryview, spec: InputSpec, until: f
     _check_time(until)
     image = open_image(content)
     width, height = image.size
-    return None if width * height > LARGE_PIXELS else image_from_opened(image, spec)
+    if width * height > LARGE_PIXELS:
+        return None
+    try:
+        return image_from_opened(image, spec)
+    finally:
+        del image  # which holds what was decoded
+        if width * height > TRIM_PIXELS:
+            _give_memory_back()
 
 
 def _decoded_alone(content: bytes | memoryview, spec: InputSpec, until: float) -> FloatArray:
@@ -90,8 +100,12 @@ def _decoded_alone(content: bytes | memoryview, spec: InputSpec, until: float) -
     try:
         return image_from_bytes(content, spec)
     finally:
-        with suppress(OSError, AttributeError):  # glibc keeps freed memory back, hundreds of megabytes of it here
-            ctypes.CDLL(None).malloc_trim(0)
+        _give_memory_back()
+
+
+def _give_memory_back() -> None:
+    with suppress(OSError, AttributeError):  # only glibc keeps freed memory, and has this
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _check_time(until: float) -> None:

@@ -55,7 +55,7 @@ def error_reply(message: str, status: int, headers: Headers = ()) -> Reply:
 def reply_to(error: Exception) -> Reply:
     """Return what a client is told of an error."""
     if isinstance(error, RefusedError):
-        return _refusal(error)
+        return error_reply(str(error), error.status, tuple(error.headers()))
     if isinstance(error, ClientGoneError):
         return Reply(CLIENT_CLOSED_REQUEST)
     if isinstance(error, DepsError):
@@ -63,9 +63,3 @@ def reply_to(error: Exception) -> Reply:
     # Nothing of the machine's inside goes out, and the connection is not used again after a bug.
     message = f"the server met an error of its own ({type(error).__name__}); see its log"
     return error_reply(message, 500, (CLOSE,))
-
-
-def _refusal(error: RefusedError) -> Reply:
-    # Beyond a limit, the rest of the request is not wanted.
-    closes = (CLOSE,) if error.status in (413, 431) else ()
-    return error_reply(str(error), error.status, (*error.headers(), *closes))
