@@ -37,7 +37,7 @@ def setting_text() -> list[str]:
         f"batch {recipe.batch_size}, learning rate {recipe.lr:g} along a cosine, half of the epochs alone, a ramp of",
         f"{recipe.epsilon_ramp:g} epoch. Top-1 is that of the six uniform subnets (one depth, one expand ratio), with",
         "BatchNorm recalibrated on 2,000 training images. One core of a shared machine, at the lowest priority:",
-        "minutes hold what else ran, and a pause of half an hour in `deps-0`; multiply-adds do not.",
+        "minutes hold what else ran, multiply-adds do not.",
         "",
         "    python benchmarks/studies/run.py --data DATA --runs FOLDER        # all; goes on where it stopped",
         "    python benchmarks/studies/pipeline.py --data DATA --runs FOLDER   # the whole pipeline",

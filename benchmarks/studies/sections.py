@@ -66,7 +66,7 @@ def methods(found: Evidence) -> tuple[list[str], dict[str, str]]:
     if any(alone):
         note = [
             "",
-            "Supernets and networks alone start from initial weights of the same size (fan-in), at the same learning rate.",
+            "Supernets and networks alone start from initial weights of one size (fan-in) and learn at the same rate.",
         ]
     text = [*table(header, rows), *note, "", "![Top-1 against multiply-adds](results/methods.svg)"]
     return text, {"methods.svg": picture}
