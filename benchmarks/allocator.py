@@ -28,7 +28,7 @@ from deps.supernet import ArchSpec, get_space
 from deps.supernet.network import network
 
 SPACES = ("digits", "cifar-mbv3-tiny", "cifar-mbv3-narrow")
-BATCH, STEPS, PAIRS = 128, 12, 5
+BATCH, STEPS, PAIRS = 128, 9, 5
 
 
 def steps(name: str, keeps: bool) -> dict[str, float]:
