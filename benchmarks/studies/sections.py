@@ -17,6 +17,7 @@ NAMES = {
     "bignas": "BigNAS",
     "compofa": "CompOFA",
     "ofa-full": "OFA at its own length",
+    "deps-short": "DεpS, a shorter schedule",
 }
 NOT_YET = "Not run yet."
 
@@ -77,7 +78,7 @@ def goals(found: Evidence) -> list[str]:
     rows = []
     for seed, deps in [(r["seed"], r) for r in found.runs("methods", "deps")]:
         ofa, bignas = found.job("methods", f"ofa-{seed}"), found.job("methods", f"bignas-{seed}")
-        full = found.job("methods", f"ofa-full-{seed}")
+        full, short = (found.job("methods", f"{stem}-{seed}") for stem in ("ofa-full", "deps-short"))
         mine = tops(deps)
         if ofa:
             small, large = mine[0] - tops(ofa)[0], mine[-1] - tops(ofa)[-1]
@@ -90,6 +91,10 @@ def goals(found: Evidence) -> list[str]:
         for name, rival in (("OFA", ofa), ("BigNAS", bignas), ("OFA at its own length", full)):
             if rival:
                 rows.append([*cheaper(name, deps, rival)[:3], seed, cheaper(name, deps, rival)[3]])
+            if rival and short:
+                ratio, gap = rival["cost"]["flops"] / short["cost"]["flops"], mean_top(short) - mean_top(rival)
+                what = f"Pareto mean against {name}, which costs {ratio:.2f} times as much"
+                rows.append([what, "at least equal", f"{gap:+.2f} points", seed, gap >= 0])
     if not rows:
         return ["Nothing can be compared before DεpS and one other method are done."]
     plain = [[what, wanted, was, str(seed), "yes" if met else "**no**"] for what, wanted, was, seed, met in rows]
