@@ -1,9 +1,9 @@
 """DεpS, OFA, BigNAS and CompOFA at equal training multiply-adds, OFA at its own length, and each subnet alone.
 
 DεpS trains for the setting's epochs; the others get as many, the last one cut short, as cost the same by the account of
-``deps.train.cost`` (three multiply-adds a step for each of a forward pass, a teacher's forward once). DεpS also trains by
-a schedule of 0.4 of the length, to be held against rivals that cost 2.5 times as much. OFA's own length is what the paper
-gives it beside DεpS: with a fixed kernel 470 epochs beside 270.
+``deps.train.cost`` (three multiply-adds a step for each of a forward pass, a teacher's forward once). DεpS also trains
+by a schedule of 0.4 of the length, to be held against rivals that cost 2.5 times as much. OFA's own length is what the
+paper gives it beside DεpS: with a fixed kernel 470 epochs beside 270.
 """
 
 from __future__ import annotations
