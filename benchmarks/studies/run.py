@@ -143,6 +143,9 @@ def main() -> int:
         write_progress(place, listed)
         try:
             job.run(place)
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on from here", flush=True)
+            return 130
         except JobFailedError as error:
             failed.append(f"{job.study}/{job.name}: {error}")
             print(f"bad   {failed[-1]}", flush=True)
