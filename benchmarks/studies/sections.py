@@ -293,6 +293,9 @@ def pipeline(found: Evidence) -> list[str]:
         figures = [f"{100 * r['test_top1']:.2f} ({r['flops'] / 1e6:.2f} M)" if r else "not trained yet" for r in beside]
         rivals.append([row["budget"], f"{100 * row['torch_top1']:.2f} ({row['flops'] / 1e6:.2f} M)", *figures])
     error = result["table"]["error"]
+    times = [row["latency"]["measured_ms"] for row in result["subnets"]]
+    is_slower = all(each.get("cpu-int8", 0) > each["fp32"] for each in times)
+    slower = ["Int8 takes longer than fp32 on this processor, which has AVX2 and no integer dot products."] * is_slower
     header = ["budget", "multiply-adds", "predicted ms", "fp32 ms", "int8 ms", "torch %"]
     header += [f"{p} over HTTP %" for p in precisions]
     text = [
@@ -301,6 +304,7 @@ def pipeline(found: Evidence) -> list[str]:
         f"{error['worst']:.1%}), a straight line through the multiply-adds by {error['flops_line_mape']:.1%}.",
         "Milliseconds are medians of one image on one thread. Bundles keep fp16 for TensorRT; here a copy's manifest",
         "lets ONNX Runtime run it, which converts on a processor, so that its time would say nothing.",
+        *slower,
         "",
         *table(header, rows),
         "",
