@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jobs import AloneJob, Job, SupernetJob
-from setting import SUBNETS, Setting, lasting
+from setting import SUBNETS, Changes, Setting, lasting
 
 STUDY = "methods"
 ALONE = "alone"
 METHODS = ("deps", "ofa", "bignas", "compofa")
+LEAN: Changes = {"warmup_fraction": 0.75, "random_subnets": 1}
+"""DεpS with a later start and one random subnet a step instead of two: at equal cost half as many epochs more."""
+
 SHORT = 1 / 2.5
 """Of the setting's length: what DεpS is wanted to need for a rival's Pareto mean."""
 
@@ -32,12 +35,17 @@ def equal_cost(methods: Sequence[str], seed: int) -> list[Job]:
     return jobs
 
 
-def short(setting: Setting, seed: int) -> Job:
-    """Return DεpS by a schedule that ends at a part of the cost."""
+def variants(setting: Setting, seed: int) -> list[Job]:
+    """Return DεpS by a schedule of a part of the cost, and the lean DεpS at the whole and at the part."""
     whole = setting.whole_recipe()
     shorter = lasting(whole, round(100 * SHORT * whole.epochs))
-    changes = {"epochs": shorter.epochs, "last_epoch": shorter.last_epoch, "epsilon_ramp": SHORT * whole.epsilon_ramp}
-    return SupernetJob(study=STUDY, name=f"deps-short-{seed}", seed=seed, changes=changes)
+    ramp: Changes = {"epsilon_ramp": SHORT * whole.epsilon_ramp}
+    short: Changes = {"epochs": shorter.epochs, "last_epoch": shorter.last_epoch, **ramp}
+    return [
+        SupernetJob(study=STUDY, name=f"deps-short-{seed}", seed=seed, changes=short),
+        SupernetJob(study=STUDY, name=f"lean-short-{seed}", seed=seed, changes={**LEAN, **ramp}, same_cost_as=short),
+        SupernetJob(study=STUDY, name=f"lean-{seed}", seed=seed, changes=LEAN, same_cost_as={}),
+    ]
 
 
 def full_length(setting: Setting, seed: int) -> Job:
@@ -55,5 +63,5 @@ def jobs(setting: Setting) -> list[Job]:
     """Return everything, every method at every seed."""
     listed: list[Job] = []
     for seed in setting.seeds:
-        listed += [*equal_cost(METHODS, seed), short(setting, seed), *alone(seed), full_length(setting, seed)]
+        listed += [*equal_cost(METHODS, seed), *variants(setting, seed), *alone(seed), full_length(setting, seed)]
     return listed

@@ -18,6 +18,8 @@ NAMES = {
     "compofa": "CompOFA",
     "ofa-full": "OFA at its own length",
     "deps-short": "DεpS, a shorter schedule",
+    "lean": "lean DεpS",
+    "lean-short": "lean DεpS, a shorter schedule",
 }
 NOT_YET = "Not run yet."
 
@@ -69,6 +71,13 @@ def methods(found: Evidence) -> tuple[list[str], dict[str, str]]:
             "",
             "Supernets and networks alone start from initial weights of one size (fan-in) and learn at the same rate.",
         ]
+    if any(name.startswith("lean") for name in found.by_study.get("methods", {})):
+        note += [
+            "",
+            "Lean DεpS is ours: the full model learns alone for three quarters of the epochs instead of a half, then a step",
+            "takes one random subnet instead of two; at equal cost that is half as many epochs more.",
+            "`deps-train cifar10-tiny --warmup-fraction 0.75 --random-subnets 1` is lean; recipes are the paper's.",
+        ]
     text = [*table(header, rows), *note, "", "![Top-1 against multiply-adds](results/methods.svg)"]
     return text, {"methods.svg": picture}
 
@@ -78,7 +87,8 @@ def goals(found: Evidence) -> list[str]:
     rows = []
     for seed, deps in [(r["seed"], r) for r in found.runs("methods", "deps")]:
         ofa, bignas = found.job("methods", f"ofa-{seed}"), found.job("methods", f"bignas-{seed}")
-        full, short = (found.job("methods", f"{stem}-{seed}") for stem in ("ofa-full", "deps-short"))
+        full = found.job("methods", f"ofa-full-{seed}")
+        shorter = [(name, found.job("methods", f"{stem}-{seed}")) for stem, name in NAMES.items() if "short" in stem]
         mine = tops(deps)
         if ofa:
             small, large = mine[0] - tops(ofa)[0], mine[-1] - tops(ofa)[-1]
@@ -91,10 +101,11 @@ def goals(found: Evidence) -> list[str]:
         for name, rival in (("OFA", ofa), ("BigNAS", bignas), ("OFA at its own length", full)):
             if rival:
                 rows.append([*cheaper(name, deps, rival)[:3], seed, cheaper(name, deps, rival)[3]])
-            if rival and short:
-                ratio, gap = rival["cost"]["flops"] / short["cost"]["flops"], mean_top(short) - mean_top(rival)
-                what = f"Pareto mean against {name}, which costs {ratio:.2f} times as much"
-                rows.append([what, "at least equal", f"{gap:+.2f} points", seed, gap >= 0])
+            for which, short in shorter:
+                if rival and short:
+                    ratio, gap = rival["cost"]["flops"] / short["cost"]["flops"], mean_top(short) - mean_top(rival)
+                    what = f"Pareto mean of {which}, against {name} at {ratio:.2f} times the cost"
+                    rows.append([what, "at least equal", f"{gap:+.2f} points", seed, gap >= 0])
     if not rows:
         return ["Nothing can be compared before DεpS and one other method are done."]
     plain = [[what, wanted, was, str(seed), "yes" if met else "**no**"] for what, wanted, was, seed, met in rows]
