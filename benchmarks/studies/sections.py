@@ -74,8 +74,8 @@ def methods(found: Evidence) -> tuple[list[str], dict[str, str]]:
     if any(name.startswith("lean") for name in found.by_study.get("methods", {})):
         note += [
             "",
-            "Lean DεpS is ours: the full model learns alone for three quarters of the epochs instead of a half, then a step",
-            "takes one random subnet instead of two; at equal cost that is half as many epochs more.",
+            "Lean DεpS is ours: the full model learns alone for three quarters of the epochs instead of a half, then a",
+            "step takes one random subnet instead of two; at equal cost that is half as many epochs more.",
             "`deps-train cifar10-tiny --warmup-fraction 0.75 --random-subnets 1` is lean; recipes are the paper's.",
         ]
     text = [*table(header, rows), *note, "", "![Top-1 against multiply-adds](results/methods.svg)"]
