@@ -5,6 +5,7 @@ Relies on each node's events in the runtime's profile standing in the order in w
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import tempfile
@@ -81,12 +82,18 @@ def made_up_input(session: Any, batch: int) -> tuple[str, Any]:
     return image.name, np.random.default_rng(0).standard_normal((batch, *image.shape[1:]), np.float32)
 
 
+@functools.cache
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    """Return the folder of this process's profiles; it goes at the end, whatever an interrupt left in it."""
+    return tempfile.TemporaryDirectory(prefix="deps-profile-", ignore_cleanup_errors=True)
+
+
 class OnnxRuntimeNet:
     """One session; its profile, where it has one, lies in a folder that goes with it."""
 
     def __init__(self, path: Path, conditions: Conditions, *, is_profiled: bool) -> None:
         self._session: Any = None
-        self._folder = Path(tempfile.mkdtemp(prefix="deps-profile-")) if is_profiled else None
+        self._folder = Path(tempfile.mkdtemp(dir=_scratch().name)) if is_profiled else None
         profile = None if self._folder is None else self._folder / "net"
         try:
             self._session = make_session(path, conditions, ["CPUExecutionProvider"], profile)
