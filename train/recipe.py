@@ -159,6 +159,9 @@ class Recipe:
     epsilon_shape: Literal["linear", "cosine", "constant"] = "linear"
     """How the subnets' learning rate rises during the ramp; constant keeps ε at 1 from the start."""
 
+    cosine_at_shrink: float = 0.0
+    """Share of the learning rate's cosine that is behind when subnets join (deps); 0 keeps one pace, the paper's."""
+
     gradient_average: bool = False
     """Whether the gradients of a step's subnets are averaged instead of summed."""
 
@@ -189,6 +192,7 @@ class Recipe:
         require(0 <= self.dropout < 1, "dropout", "at least 0 and below 1")
         require(0 <= self.warmup_fraction <= 1, "warmup_fraction", "between 0 and 1")
         require(self.epsilon_ramp >= 0, "epsilon_ramp", "0 or more epochs")
+        require(0 <= self.cosine_at_shrink < 1, "cosine_at_shrink", "0 (one pace) or more, and below 1")
         require(self.random_subnets >= 0, "random_subnets", "0 or more")
         require(self.distill_temperature > 0, "distill_temperature", "a positive number")
         require(self.label_weight >= 0, "label_weight", "0 or more")

@@ -67,6 +67,7 @@ def test_every_field_is_documented():
         ({"batch_size": 1}, "BatchNorm needs two"),
         ({"lr": float("nan")}, "finite"),
         ({"warmup_fraction": 1.5}, "between 0 and 1"),
+        ({"cosine_at_shrink": 1.0}, "below 1"),
         ({"method": "ofa2"}, "one of deps"),
         ({"space": "nowhere"}, "unknown search space"),
         ({"seed": -1}, "0 or more"),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deps.train.schedule import cosine_lr, epsilon
+from deps.train.schedule import Bend, cosine_lr, epsilon
 
 IMAGENET = {"start": 150 * 625, "ramp_steps": 5 * 625, "steps": 270 * 625, "lr": 2.6}
 
@@ -25,6 +25,32 @@ def test_a_warmup_rises_linearly_to_the_cosine():
     rates = [cosine_lr(step, steps=1000, lr=1.0, warmup_steps=4) for step in range(6)]
     assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8], rel=1e-3)
     assert rates[4:] == pytest.approx([1.0, 1.0], rel=1e-3)
+
+
+def test_a_bent_cosine_has_so_much_behind_it_at_the_bend_and_ends_at_zero():
+    """By hand: a quarter of the cosine is 0.85355; 8 steps to the half, then 2 to the end."""
+    late = Bend(8, 0.5)
+    rates = [cosine_lr(step, steps=10, lr=1.0, bend=late) for step in (0, 4, 8, 9, 10, 11)]
+    assert rates == pytest.approx([1, 0.853553, 0.5, 0.146447, 0, 0], abs=1e-6)
+
+
+@given(steps=st.integers(2, 400), at=st.floats(0, 1), share=st.floats(0.01, 0.99))
+def test_a_bent_cosine_only_falls_and_bends_to_itself(steps, at, share):
+    """Whatever the bend; and one that lies on the cosine changes nothing."""
+    bend = 1 + int(at * (steps - 2))
+    rates = [cosine_lr(step, steps=steps, lr=0.1, bend=Bend(bend, share)) for step in range(steps + 1)]
+    assert rates == sorted(rates, reverse=True)
+    plain = [cosine_lr(step, steps=steps, lr=0.1) for step in range(steps + 1)]
+    unbent = [cosine_lr(step, steps=steps, lr=0.1, bend=Bend(bend, bend / steps)) for step in range(steps + 1)]
+    assert unbent == pytest.approx(plain, abs=1e-12)
+
+
+def test_under_a_bent_cosine_too_the_subnets_rate_rises_linearly():
+    """8 steps alone, then a ramp of 4 in the 8 that are left: rates by hand, of the second half of a cosine."""
+    bend = {"steps": 16, "lr": 1.0, "bend": Bend(8, 0.75)}
+    found = [epsilon(step, start=8, ramp_steps=4, **bend) * cosine_lr(step, **bend) for step in range(8, 12)]
+    end = (1 + math.cos(math.pi * (0.75 + 0.25 * 3 / 8))) / 2
+    assert found == pytest.approx([end / 4, end / 2, 3 * end / 4, end])
 
 
 def test_epsilon_starts_near_the_published_value_on_imagenet():

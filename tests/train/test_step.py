@@ -135,6 +135,16 @@ def test_weight_decay_spares_norms_and_biases():
     assert {n for n, t in parameters.items() if id(t) in decayed} == {n for n, t in parameters.items() if t.dim() > 1}
 
 
+def test_a_late_start_finds_the_cosine_where_it_was_told_to_be():
+    """Of 20 steps subnets join at 16, with half of the cosine behind; ε ramps to the rate of the bent cosine."""
+    recipe = tiny_recipe(epochs=5, warmup_fraction=0.8, cosine_at_shrink=0.5, epsilon_ramp=0.5, lr=0.2)
+    plans = [method_of(SPACE, recipe, 4).plan(step) for step in range(20)]
+    assert [plans[step].lr for step in (0, 8, 16, 18)] == pytest.approx([0.2, 0.1707107, 0.1, 0.0292893])
+    assert [plan.epsilon for plan in plans[15:18]] == pytest.approx([0, 0.5 * 0.3086583 / 0.5, 1.0], rel=1e-5)
+    paper = method_of(SPACE, replace(recipe, cosine_at_shrink=0.0), 4)
+    assert paper.plan(16).lr == pytest.approx(0.2 * 0.0954915)
+
+
 def test_deps_warms_up_then_shrinks_and_sorts_once():
     """FM-Warmup, then the sandwich; channels are sorted at the switch and never again."""
     method = method_of(SPACE, tiny_recipe(random_subnets=2), 4)

@@ -11,7 +11,7 @@ from deps.supernet.arch import ArchSpec
 from deps.supernet.space import SearchSpace
 from deps.train.methods.base import Share, StepPlan, resolution_at, sandwich
 from deps.train.recipe import Recipe
-from deps.train.schedule import cosine_lr, epsilon
+from deps.train.schedule import Bend, cosine_lr, epsilon
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,8 @@ class Deps:
         steps = recipe.steps(self.steps_per_epoch)
         start = self.shrink_start
         warmup_steps = recipe.lr_warmup * self.steps_per_epoch
-        lr = cosine_lr(step, steps=steps, lr=recipe.lr, warmup_steps=warmup_steps)
+        bend = Bend(start, recipe.cosine_at_shrink) if recipe.cosine_at_shrink and 0 < start < steps else None
+        lr = cosine_lr(step, steps=steps, lr=recipe.lr, warmup_steps=warmup_steps, bend=bend)
         if step < start:
             largest = ArchSpec.largest(self.space, resolution_at(self.space, recipe, step))
             full = Share(largest, "largest", "labels", 1.0, recipe.dropout)
@@ -46,6 +47,7 @@ class Deps:
             lr=recipe.lr,
             warmup_steps=warmup_steps,
             shape=recipe.epsilon_shape,
+            bend=bend,
         )
         return StepPlan(
             lr=lr,
