@@ -28,7 +28,7 @@ _ENOUGH, _EVERY = 16, 8
 _FIRST_SPREAD = 1.1
 
 # A batch is large enough when larger ones would raise the throughput by less than this share.
-_WORTH = 0.02
+_WORTH = 0.03
 
 
 def filled_curve(measured: Mapping[int, float], max_batch: int) -> list[float]:
@@ -81,7 +81,7 @@ class Estimates:
         self.version = 0
         """Changes whenever predictions may have."""
         self.best = [best_batch(curve) for curve in curves]
-        """By engine, the smallest doubled batch that nearly reaches its highest throughput."""
+        """By engine, the smallest batch that nearly reaches its highest throughput."""
 
     def observe(self, engine: int, images: int, seconds: float, now: float) -> None:
         """Take in how long a batch took, from its gathering to its answer."""
@@ -130,17 +130,13 @@ class Estimates:
         told = []
         for engine, levels in enumerate(self._levels):
             largest = len(levels) - 1
-            told.append({size: 1e3 * self.seconds(engine, size, now) for size in _doubled(largest)})
+            sizes = sorted({1 << power for power in range(largest.bit_length())} | {largest})
+            told.append({size: 1e3 * self.seconds(engine, size, now) for size in sizes if size <= largest})
         return told
 
 
 def best_batch(curve: Sequence[float]) -> int:
-    """Return the smallest batch, of 1, 2, 4, … and the largest, whose throughput is within 2 % of the highest."""
-    rates = {images: images / curve[images] for images in _doubled(len(curve) - 1)}
-    enough = (1 - _WORTH) * max(rates.values())
-    return next(images for images, rate in rates.items() if rate >= enough)
-
-
-def _doubled(largest: int) -> list[int]:
-    """Return 1, 2, 4, … and the largest: sizes between them are seldom measured, and no quicker an image."""
-    return sorted({1 << power for power in range(largest.bit_length())} | {largest})
+    """Return the smallest batch whose throughput is within a few percent of the highest."""
+    rates = [images / seconds for images, seconds in enumerate(curve) if images]
+    enough = (1 - _WORTH) * max(rates)
+    return next(images for images, rate in enumerate(rates, start=1) if rate >= enough)

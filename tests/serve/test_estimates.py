@@ -26,8 +26,6 @@ def test_padded_batch_takes_what_its_lane_takes():
         ([0, 1, 2, 3, 4], 1),
         ([0, 1, 1, 1, 1], 4),
         ([0, 1, 1.8, 2.65, 3.55], 2),
-        ([0, 1, 1.6, 1.8, 2.6], 4),
-        ([0, 1, 1.2, 1.35], 3),
     ],
 )
 def test_batch_is_as_large_as_pays(curve: list[float], best: int):
