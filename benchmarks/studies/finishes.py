@@ -33,6 +33,11 @@ AVERAGE_DECAY = 0.97
 VARIANTS: tuple[tuple[str, str, Changes], ...] = (
     (BASE, "DεpS as it is", {}),
     ("one-random", "one random subnet a step instead of two, and more steps", {"random_subnets": 1}),
+    (
+        "one-random-labels",
+        "one random subnet, and labels beside the full model's answers",
+        {"random_subnets": 1, "label_weight": 1.0},
+    ),
     ("labels-too", "subnets learn from labels beside the full model's answers", {"label_weight": 1.0}),
     ("lr-double", "twice the learning rate", {"lr": 0.2}),
     ("lr-half", "half the learning rate", {"lr": 0.05}),
