@@ -58,6 +58,7 @@ def done_text(found: Evidence) -> list[str]:
         [f"`{study}`", ", ".join(done) or "none", ", ".join(left) or "none"] for study, (done, left) in names.items()
     ]
     rows.append(["`pipeline.py`", "done" if found.pipeline else "none", "none" if found.pipeline else "all"])
+    rows.append(["`deps-train cifar10`, 200 epochs as published", "none", "all: it wants a GPU, and there was none"])
     text = table(["study", "done", "not done"], rows)
     for run in found.begun:
         last = run["lines"][-1]["epoch"]
