@@ -2,9 +2,9 @@
 
 DεpS trains for the setting's epochs; the others get as many, the last one cut short, as cost the same by the account of
 ``deps.train.cost`` (three multiply-adds a step for each of a forward pass, a teacher's forward once). Late DεpS, ours,
-trains at that cost and at 0.4 of it, to be held against rivals that cost 2.5 times as much; so do, at one seed, DεpS as
-it is and the lean one, from which the late one was found. OFA's own length is what the paper gives it beside DεpS: with
-a fixed kernel 470 epochs beside 270.
+trains at that cost, at 0.4 and at a quarter of it, to be held against rivals that cost 2.5 and 4 times as much; so do,
+at one seed and at 0.4, DεpS as it is and the lean one, from which the late one was found. OFA's own length is what the
+paper gives it beside DεpS: with a fixed kernel 470 epochs beside 270.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ LEAN: Changes = {"warmup_fraction": 0.75, "random_subnets": 1}
 SHORT = 1 / 2.5
 """Of the setting's length: what DεpS is wanted to need for a rival's Pareto mean."""
 
+QUARTER = 1 / 4
+"""Of the setting's length: what the late DεpS may need."""
+
 OFA_LENGTH = 470 / 270
 """Epochs of OFA's phases without the kernel's, and of DεpS, in the paper's count for ImageNet."""
 
@@ -41,16 +44,20 @@ def equal_cost(methods: Sequence[str], seed: int) -> list[Job]:
 
 
 def variants(setting: Setting, seed: int) -> list[Job]:
-    """Return the late DεpS at the whole cost and at a part; at the first seed also what else was tried at the part."""
+    """Return the late DεpS at the whole cost and at parts; at the first seed also what else was tried at one."""
     whole = setting.whole_recipe()
-    shorter = lasting(whole, round(100 * SHORT * whole.epochs))
-    short: Changes = {"epochs": shorter.epochs, "last_epoch": shorter.last_epoch}
+
+    def part(share: float) -> Changes:
+        shorter = lasting(whole, round(100 * share * whole.epochs))
+        return {"epochs": shorter.epochs, "last_epoch": shorter.last_epoch}
 
     def job(name: str, changes: Changes, ramp: float, same_cost_as: Changes) -> Job:
         given = {**changes, "epsilon_ramp": ramp * whole.epsilon_ramp}
         return SupernetJob(study=STUDY, name=f"{name}-{seed}", seed=seed, changes=given, same_cost_as=same_cost_as)
 
-    listed = [job("late-short", LATE, SHORT / 2, short), job("late", LATE, 0.5, {})]
+    short = part(SHORT)
+    listed = [job("late-short", LATE, SHORT / 2, short), job("late-quarter", LATE, QUARTER / 2, part(QUARTER))]
+    listed.append(job("late", LATE, 0.5, {}))
     if seed == setting.seeds[0]:
         ramp: Changes = {"epsilon_ramp": SHORT * whole.epsilon_ramp}
         listed.append(SupernetJob(study=STUDY, name=f"deps-short-{seed}", seed=seed, changes={**short, **ramp}))

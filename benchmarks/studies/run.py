@@ -40,7 +40,7 @@ RESULTS = Path(__file__).parent / "results"
 
 ORDER = (
     *("methods/deps-0", "methods/ofa-0", "methods/bignas-0", "methods/compofa-0"),
-    *("methods/*-short-0", "methods/late-0", "alone/*-0", "angles/*", "shrinking/*"),
+    *("methods/*-short-0", "methods/late-*0", "alone/*-0", "angles/*", "shrinking/*"),
     *("methods/deps-*", "methods/late-*", "methods/ofa-[0-9]", "methods/bignas-*", "ablations/base"),
     *("ablations/warmup-0.25", "ablations/warmup-0.75", "ablations/epsilon-off", "ablations/distill-from-start"),
     *("finishes/*-0", "rivals/shipped-*", "rivals/*", "generalisation/*", "ablations/*", "alone/*-1", "methods/*-1"),
