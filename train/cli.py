@@ -31,7 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Train a once-for-all supernet with delayed ε-shrinking.",
-        epilog="RECIPE-proxyless and RECIPE-resnet50 train the other families; deps-train --recipes lists all.\n"
+        epilog="RECIPE-proxyless and RECIPE-resnet50 train the other families; -late at the end of any name lets the\n"
+        "subnets join late; deps-train --recipes lists all.\n"
         "To bring in a supernet that was published for once-for-all: deps-train import-ofa --help\n"
         "To set finished runs side by side: deps-train compare --help\n\n"
         "example: deps-train digits --out runs/digits",
@@ -148,9 +149,8 @@ class RecipeList:
     def to_text(self) -> str:
         """Return the table that a person reads."""
         longest = max(len(name) for name, *_ in self.rows)
-        return "\n".join(
-            f"{name:{longest}}  {what} ({space}, {epochs} epochs)" for name, space, epochs, what in self.rows
-        )
+        lines = [f"{name:{longest}}  {what} ({space}, {epochs} epochs)" for name, space, epochs, what in self.rows]
+        return "\n".join([*lines, f"{'NAME-late':{longest}}  any of them, whose subnets join late and learn fast"])
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``--json`` prints."""

@@ -14,13 +14,11 @@ from collections.abc import Sequence
 from jobs import AloneJob, Job, SupernetJob
 from setting import SUBNETS, Changes, Setting, lasting
 
+from deps.train.recipes.late import LATE
+
 STUDY = "methods"
 ALONE = "alone"
 METHODS = ("deps", "ofa", "bignas", "compofa")
-LATE: Changes = {"warmup_fraction": 0.85, "cosine_at_shrink": 0.5, "random_subnets": 1, "label_weight": 1.0}
-"""Subnets join for the last 15 % of the epochs, at half of the learning rate as in DεpS, with one random subnet a step
-instead of two, and labels beside the full model's answers."""
-
 LEAN: Changes = {"warmup_fraction": 0.75, "random_subnets": 1}
 """A later start and one random subnet a step."""
 

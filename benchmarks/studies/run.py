@@ -109,6 +109,8 @@ def write_progress(place: Place, listed: list[Job]) -> None:
             | {role: record.get(f"validation_top1/{role}") for role in ("largest", "smallest")}
             for record in read_metrics(folder)
         ]
+        if not lines:
+            continue
         begun.append({"study": job.study, "job": job.name, "epochs": read_recipe(folder).epochs, "lines": lines})
     write_json(place.results / "progress.json", {"schema_version": SCHEMA_VERSION, "begun": begun})
 

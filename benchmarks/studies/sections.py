@@ -80,11 +80,8 @@ def methods(found: Evidence) -> tuple[list[str], dict[str, str]]:
             "",
             "Late DεpS is ours: the full model learns alone for 85 % of the epochs instead of 50, along the first half",
             "of the cosine as before; then subnets learn fast, from labels too, one random one a step instead of two:",
-            "",
-            "    deps-train cifar10-tiny --warmup-fraction 0.85 --cosine-at-shrink 0.5 \\",
-            "        --random-subnets 1 --label-weight 1",
-            "",
-            "Recipes are the paper's. Lean DεpS was the try before: alone for 75 %, one random subnet, nothing else.",
+            "`deps-train cifar10-tiny-late`; any recipe's name takes the ending ([why](decisions/0018-late-start.md)).",
+            "Without it recipes are the paper's. Lean DεpS was the try before: alone for 75 %, one random subnet.",
         ]
     text = [*table(header, rows), *note, "", "![Top-1 against multiply-adds](results/methods.svg)"]
     return text, {"methods.svg": picture}

@@ -21,6 +21,7 @@ def test_recipes_are_listed_with_their_spaces(capsys: pytest.CaptureFixture[str]
     assert main(["--recipes"]) == 0
     rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "cifar10 CIFAR-10, MobileNetV3 (cifar-mbv3-k7, 200 epochs)" in rows
+    assert "NAME-late any of them, whose subnets join late and learn fast" in rows
     assert main(["--recipes", "--json"]) == 0
     assert [row["name"] for row in json.loads(capsys.readouterr().out)["recipes"]] == list(recipe_names())
 

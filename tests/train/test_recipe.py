@@ -100,6 +100,28 @@ def test_a_damaged_recipe_file_is_refused(damage: dict[str, object]):
         Recipe.from_dict({**get_recipe("digits").to_dict(), **damage})
 
 
+@pytest.mark.parametrize("name", recipe_names())
+def test_any_recipe_can_start_late(name: str):
+    """Only the start of shrinking and what comes after it changes; the ramp keeps its share of that."""
+    plain, late = get_recipe(name), get_recipe(f"{name}-late")
+    assert late.name == f"{name}-late"
+    assert (late.epochs, late.space, late.lr, late.augment) == (plain.epochs, plain.space, plain.lr, plain.augment)
+    steps = late.steps(100)
+    method = method_of(late.search_space(10), late, 100)
+    assert method.shrink_start == round(0.85 * steps)
+    assert method.plan(method.shrink_start).lr == pytest.approx(plain.lr / 2)
+    shares = [r.epsilon_ramp / (r.epochs * (1 - r.warmup_fraction)) for r in (plain, late)]
+    assert shares[1] == pytest.approx(shares[0], rel=0.01)
+    roles = [share.role for share in method.plan(steps - 1).shares]
+    assert roles == ["largest", "smallest", "random"]
+
+
+def test_a_late_start_of_what_is_late_already_is_unknown():
+    """And the list says how to name one."""
+    with pytest.raises(RecipeError, match="each also with -late at the end"):
+        get_recipe("digits-late-late")
+
+
 def test_unknown_recipes_list_the_known():
     """A person who mistypes gets the list."""
     with pytest.raises(RecipeError, match="known: digits"):

@@ -1,4 +1,7 @@
-"""Recipes by name: each is a function that returns one complete ``Recipe``; ``NAME-FAMILY`` trains another family."""
+"""Recipes by name: each is a function that returns one complete ``Recipe``.
+
+``NAME-FAMILY`` trains another family, and ``-late`` at the end of any name starts shrinking late.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import inspect
 from deps.ground.errors import RecipeError
 from deps.train.recipe import Recipe, RecipeFunction
 from deps.train.recipes import cifar, digits, imagefolder, imagenet
+from deps.train.recipes.late import late
 
 __all__ = ["get_recipe", "recipe_docs", "recipe_names"]
 
@@ -35,6 +39,7 @@ _FUNCTIONS: tuple[RecipeFunction, ...] = (
     imagefolder.imagefolder_proxyless,
     imagefolder.imagefolder_resnet50,
 )
+_LATE = "-late"
 _RECIPES: dict[str, RecipeFunction] = {function.__name__.replace("_", "-"): function for function in _FUNCTIONS}
 
 
@@ -49,11 +54,13 @@ def recipe_docs() -> dict[str, str]:
 
 
 def get_recipe(name: str) -> Recipe:
-    """Return the recipe called ``name``.
+    """Return the recipe called ``name``; ``NAME-late`` is that of ``NAME`` with a late start.
 
     Raises:
         RecipeError: there is none; the message lists those there are.
     """
-    if name not in _RECIPES:
-        raise RecipeError(f"unknown recipe {name!r}; known: {', '.join(_RECIPES)}")
-    return _RECIPES[name]()
+    plain = name.removesuffix(_LATE)
+    if plain not in _RECIPES:
+        raise RecipeError(f"unknown recipe {name!r}; known: {', '.join(_RECIPES)}; each also with {_LATE} at the end")
+    recipe = _RECIPES[plain]()
+    return recipe if plain == name else late(recipe)
