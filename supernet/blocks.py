@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from deps.supernet.depthwise import DepthwiseConv2d
 from deps.supernet.plan import BottleneckPlan, ConvPlan, InvertedPlan, LinearPlan, Piece, PoolPlan, SqueezePlan
+from deps.supernet.pointwise import PointwiseConv2d
 
 
 def activation(name: str | None) -> nn.Module:
@@ -28,7 +29,8 @@ class ConvNorm(nn.Module):
     def __init__(self, plan: ConvPlan, eps: float, momentum: float) -> None:
         super().__init__()
         is_depthwise = plan.groups == plan.channels_in == plan.channels_out
-        self.conv = (DepthwiseConv2d if is_depthwise else nn.Conv2d)(
+        is_pointwise = plan.kernel == plan.stride == plan.groups == 1
+        self.conv = (DepthwiseConv2d if is_depthwise else PointwiseConv2d if is_pointwise else nn.Conv2d)(
             plan.channels_in,
             plan.channels_out,
             plan.kernel,
@@ -52,8 +54,8 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, plan: SqueezePlan) -> None:
         super().__init__()
-        self.reduce = nn.Conv2d(plan.channels, plan.hidden, 1)
-        self.expand = nn.Conv2d(plan.hidden, plan.channels, 1)
+        self.reduce = PointwiseConv2d(plan.channels, plan.hidden, 1)
+        self.expand = PointwiseConv2d(plan.hidden, plan.channels, 1)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return the input, each channel multiplied by its gate in [0, 1]."""

@@ -75,7 +75,8 @@ def weight_gradient(x_NCHW: Tensor, gradient_NChw: Tensor, kernel: int, stride: 
     if height * width <= SMALL_MAP:
         # Every pixel of the output against every pixel of the input, one matrix product a channel, and of these the
         # pairs that a filter's tap joins: for output (i, j) and tap (p, q) input (i s + p, j s + q), counted from the
-        # padded corner.
+        # padded corner. A matrix product wants either side of its matrices in one piece, which channels-last has not.
+        x_NCHW, gradient_NChw = x_NCHW.contiguous(), gradient_NChw.contiguous()
         pairs = torch.bmm(gradient_NChw.reshape(n, c, -1).permute(1, 2, 0), x_NCHW.reshape(n, c, -1).transpose(0, 1))
         pairs = F.pad(pairs.view(c, h, w, height, width), (padding,) * 4)
         a, b, d, e, f = pairs.stride()
