@@ -32,7 +32,7 @@ class Evidence:
             if folder.is_dir()
         }
         path, progress = results / "pipeline.json", results / "progress.json"
-        begun = read_json(progress)["begun"] if progress.exists() else []
+        begun = [run for run in read_json(progress)["begun"] if run["lines"]] if progress.exists() else []
         return cls(by_study, read_json(path) if path.exists() else None, begun)
 
     def job(self, study: str, name: str) -> Result | None:

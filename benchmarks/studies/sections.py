@@ -264,11 +264,12 @@ def _what_the_ramp_does(lines: dict[str, list[tuple[float, float]]]) -> list[str
         return []
     with_it, without, small_with, small_without = ([y for _, y in line] for line in found if line)
     stays = "stays" if without[-1] < without[0] else "does not stay"
+    lost = [f"{line[0] - min(line):.1f}" for line in (with_it, without)]
+    after, small = f"{with_it[-1]:.1f} and {without[-1]:.1f} %", f"{small_with[-1]:.1f} and {small_without[-1]:.1f} %"
     return [
-        f"With the ramp the full model loses {with_it[0] - min(with_it):.1f} points at the lowest, without it",
-        f"{without[0] - min(without):.1f}; after the epoch it has {with_it[-1]:.1f} and {without[-1]:.1f} %, and the smallest",
-        f"subnet {small_with[-1]:.1f} and {small_without[-1]:.1f} %. One run each. So ε does what it is for, but what is lost",
-        f"without it {stays} lost here; in the paper's figure, after 150 epochs of ImageNet, it stays.",
+        f"With the ramp the full model loses {lost[0]} points at the lowest, without it {lost[1]}; after the epoch",
+        f"it has {after}, the smallest subnet {small}. One run each. So ε does what it is for, but what is",
+        f"lost without it {stays} lost here; in the paper's figure, after 150 epochs of ImageNet, it stays.",
         "",
     ]
 
