@@ -38,7 +38,8 @@ MODELS = {"m224": large_224, "m32": small_32, "m32-narrow": narrow_32}
 PORT = 18200
 BARE_S = 0.6
 STARTS = 3
-FLOOR_URL = f"http://127.0.0.1:{PORT + 2}/"
+FLOOR_PORT = PORT + 9
+FLOOR_URL = f"http://127.0.0.1:{FLOOR_PORT}/"
 
 ASKED: dict[str, dict[int, float]] = {"m224": {1: 0.90, 8: 0.93, 32: 0.93}, "m32": {32: 0.93}}
 """Ratios to the bare loop that we want to reach, by model and number of clients."""
@@ -94,8 +95,8 @@ def measure(pid: int, url: str, name: str, load: Load, size: int, bare: Bare, be
             cpu_s = cpu_seconds(pid) - cpu_s
             beside = (before + bare.rate(batch, BARE_S)) / 2
             rounds.append((told, beside, 1e3 * cpu_s / max(1, told.requests)))
-            if load.concurrency == 1:
-                with started([sys.executable, str(HERE / "floor.py"), str(PORT + 2)], FLOOR_URL):
+            if load.server == "deps" and load.concurrency == 1:
+                with started([sys.executable, str(HERE / "floor.py"), str(FLOOR_PORT)], FLOOR_URL):
                     floor_ms.append(wrk(FLOOR_URL, body, 1, 1).p50_ms)
     ratios = [told.rate / beside for told, beside, _ in rounds]
     p50_ms = float(np.median([told.p50_ms for told, *_ in rounds]))
@@ -109,8 +110,9 @@ def measure(pid: int, url: str, name: str, load: Load, size: int, bare: Bare, be
         "cpu_ms_per_request": round(float(np.median([cpu_ms for *_, cpu_ms in rounds])), 3),
         "bare_per_s": round(float(np.median([beside for _, beside, _ in rounds])), 1),
     }
-    if load.concurrency == 1:
+    if floor_ms:
         result["floor_p50_ms"] = round(float(np.median(floor_ms)), 3)
+    if load.concurrency == 1:
         result["p50_over_bare_ms"] = round(p50_ms - float(np.median([1e3 / beside for _, beside, _ in rounds])), 3)
     return result
 
@@ -158,7 +160,7 @@ def largest_batch(url: str) -> int:
     """Return the images of the largest batch that our server has run: memory is held against a bare session's of it."""
     with urllib.request.urlopen(f"{url}/models/stats", timeout=5) as answer:
         told = json.load(answer)["model_stats"]
-    return max(batch["batch_size"] for model in told for batch in model["batch_stats"])
+    return max(int(batch["batch_size"]) for model in told for batch in model["batch_stats"])
 
 
 def run_peer(report: Report, bundle: Path, loads: list[Load], bare: Bare, best: int, args: Any) -> None:
