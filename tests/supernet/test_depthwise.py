@@ -26,10 +26,11 @@ def test_output_and_gradients_are_those_of_torch(kernel: int, stride: int, size:
     torch.testing.assert_close(ours, by_torch)
 
 
-def test_a_channels_last_map_gives_the_same_gradient():
-    """Either layout may come in."""
+@pytest.mark.parametrize("size", [2, 6])
+def test_a_channels_last_map_gives_the_same_gradient(size: int):
+    """Either layout may come in, on maps of few pixels and of many."""
     layer = DepthwiseConv2d(8, 8, 5, padding=2, groups=8, bias=False).train()
-    x = torch.randn(2, 8, 6, 6)
+    x = torch.randn(2, 8, size, size)
     for map_ in (x, x.contiguous(memory_format=torch.channels_last)):
         layer.weight.grad = None
         layer(map_).square().sum().backward()

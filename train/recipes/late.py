@@ -19,6 +19,6 @@ step instead of two, and labels beside the full model's answers."""
 
 def late(recipe: Recipe) -> Recipe:
     """Return a recipe with a late start; the ramp keeps its share of the epochs with subnets."""
-    share = (1 - LATE["warmup_fraction"]) / max(1 - recipe.warmup_fraction, 1e-9)
+    share = (1 - LATE["warmup_fraction"]) / (1 - recipe.warmup_fraction)
     ramp = round(recipe.epsilon_ramp * share, 3)
     return replace(recipe, name=f"{recipe.name}-late", epsilon_ramp=ramp, **LATE)
