@@ -14,10 +14,12 @@ UPPER_QUANTILE = 0.9
 """Share of batches that shall take no longer than ``seconds`` says."""
 
 # The newest batch moves its level by this share of the surprise, and a slow one is believed at most so far: one hiccup
-# of the machine must not close an engine to requests that it could meet. A fast one is no accident, and counts double.
+# of the machine must not close an engine to requests that it could meet. A fast one is no accident, and counts double;
+# while a size was seen less often than so, more.
 _GAIN = 0.15
 _GAIN_DOWN = 0.3
 _BELIEVED = 1.5
+_SETTLED = 3
 
 # After this long without a batch, a level no longer speaks of the machine as it is, and is derived from the others.
 STALE_S = 5.0
@@ -29,6 +31,9 @@ _FIRST_SPREAD = 1.1
 
 # A batch is large enough when larger ones would raise the throughput by less than this share.
 _WORTH = 0.03
+
+# Between the nth trial of a size and the next, n times so many times its images run: trials become ever rarer.
+_TRIED_EVERY = 16
 
 
 def filled_curve(measured: Mapping[int, float], max_batch: int) -> list[float]:
@@ -70,10 +75,14 @@ class Estimates:
         Args:
             curves: one an engine: seconds for 0, 1, 2, … images, positive but for the first.
         """
-        self._first = [list(curve) for curve in curves]
+        self._shape = [list(curve) for curve in curves]
         self._levels = [list(curve) for curve in curves]
         self._seen = [[0.0] * len(curve) for curve in curves]
         self._last = [-math.inf] * len(curves)
+        self._images = [0] * len(curves)
+        self._tries = [dict.fromkeys(doublings(len(curve) - 1), 0) for curve in curves]
+        self._due = [{size: _TRIED_EVERY * size for size in tries} for tries in self._tries]
+        self._trying = [0] * len(curves)
         self._pace = 1.0
         self._recent: deque[float] = deque(maxlen=_RECENT)
         self._observed = 0
@@ -93,20 +102,50 @@ class Estimates:
         if self._observed >= _ENOUGH and self._observed % _EVERY == 0:
             ordered = sorted(self._recent)
             self._spread = max(1.0, ordered[int(UPPER_QUANTILE * (len(ordered) - 1))])
-        gain = _GAIN if ratio > 1 else _GAIN_DOWN
+        tries = self._tries[engine].get(images, _SETTLED)
+        gain = _GAIN if ratio > 1 else max(_GAIN_DOWN, 1 / (1 + tries))
         self._levels[engine][images] = level * (1 + gain * (min(ratio, _BELIEVED) - 1))
         self._seen[engine][images] = self._last[engine] = now
-        pace = min(max(seconds / self._first[engine][images], self._pace / _BELIEVED), self._pace * _BELIEVED)
+        self._count(engine, images, now)
+        pace = min(max(seconds / self._shape[engine][images], self._pace / _BELIEVED), self._pace * _BELIEVED)
         self._pace += _GAIN * (pace - self._pace)
         if self._observed % _EVERY == 0:
             sizes = range(len(self._levels[engine]))
             self.best[engine] = best_batch([self._level(engine, size, now) for size in sizes])
 
+    def _count(self, engine: int, images: int, now: float) -> None:
+        """Put off the next trial of this size; what a trial showed is kept beyond the time that levels hold."""
+        tries, best = self._tries[engine], self.best[engine]
+        self._images[engine] += images
+        if images in tries:
+            tries[images] += 1
+            self._due[engine][images] = self._images[engine] + _TRIED_EVERY * images * tries[images]
+        if images == self._trying[engine] and now - self._seen[engine][best] <= STALE_S:
+            share = self._levels[engine][images] / self._levels[engine][best]
+            self._shape[engine][images] = share * self._shape[engine][best]
+        self._trying[engine] = 0
+
+    def size(self, engine: int, waiting: int) -> int:
+        """Return how many images the next batch should hold if nobody is in a hurry: the best number, or one to try.
+
+        What a disturbed start measured in an instant would otherwise be believed for ever of sizes that never run.
+
+        Args:
+            engine: which is to run it.
+            waiting: images that wait; a trial leaves enough of them for another batch.
+        """
+        best = self.best[engine]
+        for size, due in self._due[engine].items():
+            if due <= self._images[engine] and size != best and size + best <= waiting:
+                self._trying[engine] = size
+                return size
+        return best
+
     def _level(self, engine: int, images: int, now: float) -> float:
         seen = self._seen[engine][images]
         if seen and now - seen <= STALE_S:
             return self._levels[engine][images]
-        return self._first[engine][images] * self._pace
+        return self._shape[engine][images] * self._pace
 
     def last_seen(self, engine: int) -> float:
         """Return when an engine last ran a batch; minus infinity when it never did."""
@@ -129,10 +168,14 @@ class Estimates:
         """Return, by engine, the milliseconds that batches of 1, 2, 4, … and the largest are thought to take."""
         told = []
         for engine, levels in enumerate(self._levels):
-            largest = len(levels) - 1
-            sizes = sorted({1 << power for power in range(largest.bit_length())} | {largest})
-            told.append({size: 1e3 * self.seconds(engine, size, now) for size in sizes if size <= largest})
+            sizes = doublings(len(levels) - 1)
+            told.append({size: 1e3 * self.seconds(engine, size, now) for size in sizes})
         return told
+
+
+def doublings(largest: int) -> list[int]:
+    """Return 1, 2, 4, … and the largest batch."""
+    return sorted({1 << power for power in range(largest.bit_length())} | {largest})
 
 
 def best_batch(curve: Sequence[float]) -> int:

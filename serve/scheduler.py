@@ -268,7 +268,10 @@ class Scheduler:
                 that may take any join whichever runs.
         """
         places: list[int] = []
-        images, limit, earliest = 0, self.estimates.best[engine], math.inf
+        estimates = self.estimates
+        images, earliest = 0, math.inf
+        # While somebody has a deadline, nothing is tried: it would cost a part of the requests that could be met.
+        limit = estimates.best[engine] if self._with_deadline else estimates.size(engine, self.waiting_images)
         for place, job in enumerate(self._queue):
             if as_planned and self._quickest(job) != engine:
                 break
@@ -276,7 +279,7 @@ class Scheduler:
                 continue
             earliest = min(earliest, job.deadline)
             joined = images + job.size
-            if places and (joined > limit or now + self.estimates.seconds(engine, joined, now) > earliest):
+            if places and (joined > limit or now + estimates.seconds(engine, joined, now) > earliest):
                 break
             places.append(place)
             images = joined

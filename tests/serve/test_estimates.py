@@ -62,6 +62,46 @@ def test_engine_that_rested_is_thought_of_by_the_others_pace():
     assert estimates.usual_seconds(1, 1, now=STALE_S + 10) == pytest.approx(0.040, rel=0.1)
 
 
+# Seconds of 0 to 8 images on an engine that gains by larger batches, and on one that loses: its cache is small.
+GAINS = filled_curve({1: 0.010, 2: 0.017, 4: 0.031, 8: 0.058}, 8)
+LOSES = filled_curve({1: 0.010, 2: 0.022, 4: 0.048, 8: 0.100}, 8)
+
+
+@pytest.mark.parametrize(
+    ("first", "taken", "best"),
+    [
+        pytest.param({1: 0.010, 2: 0.025, 4: 0.050, 8: 0.100}, GAINS, 8, id="larger ones looked slow"),
+        pytest.param({1: 0.020, 2: 0.030, 4: 0.044, 8: 0.080}, LOSES, 1, id="smaller ones looked slow"),
+        pytest.param({1: 0.030, 2: 0.017, 4: 0.090, 8: 0.058}, GAINS, 8, id="anything"),
+    ],
+)
+@pytest.mark.parametrize("pace", [1.0, 3.0])
+def test_disturbed_start_is_found_out(first: dict[int, float], taken: list[float], best: int, pace: float):
+    """Whatever the start measured, after some hundred images batches are as large as pays; and so they stay."""
+    rng = np.random.default_rng(0)
+    estimates = Estimates([filled_curve(first, 8)])
+    now, images, sizes = 0.0, 0, []
+    while images < 4000:
+        size = estimates.size(0, waiting=16)
+        seconds = pace * taken[size] * float(np.exp(rng.normal(0, 0.03)))
+        now += seconds
+        estimates.observe(0, size, seconds, now)
+        images += size
+        if images > 600:
+            sizes += [size]
+    per_image = sum(taken[size] for size in sizes) / sum(sizes)
+    assert per_image < 1.04 * taken[best] / best
+
+
+def test_nothing_is_tried_that_leaves_the_next_batch_empty():
+    """A size runs as a trial only if as many wait as it and the best batch after it."""
+    estimates = Estimates([LOSES])
+    for step in range(200):
+        estimates.observe(0, 1, 0.010, now=0.01 * step)
+    assert estimates.size(0, waiting=2) == 1
+    assert estimates.size(0, waiting=3) == 2
+
+
 def test_many_images_are_several_batches():
     """A request larger than a batch is computed in parts."""
     estimates = Estimates([[0.0, 1.0, 1.5]])

@@ -204,3 +204,19 @@ def test_too_much_load_is_answered_in_full_batches(wait_s: float):
     replay.run_until(math.inf)
     assert replay.in_time == replay.let_in
     assert replay.in_time >= 0.95 * capacity * 20
+
+
+def test_sizes_are_tried_only_while_nobody_has_a_deadline():
+    """A trial may cost time; requests that could be met do not pay for it."""
+    patient, hurried = (Scheduler(Estimates([[0.0, 0.010, 0.030, 0.050, 0.070]]), Ladder((0,))) for _ in range(2))
+    taken: dict[Scheduler, set[int]] = {patient: set(), hurried: set()}
+    for scheduler, deadline in ((patient, math.inf), (hurried, 10.0)):
+        for _ in range(100):
+            while len(scheduler) < 8:
+                scheduler.admit(job(deadline=deadline), 0.0)
+            batch = scheduler.take(0.0)
+            scheduler.finished(0, 0.0)
+            scheduler.estimates.observe(0, batch.images, [0.0, 0.010, 0.030, 0.050, 0.070][batch.images], 0.0)
+            taken[scheduler].add(batch.images)
+    assert taken[patient] == {1, 2, 4}
+    assert taken[hurried] == {1}
