@@ -3,7 +3,9 @@
 Everything in one run on one machine: the same ONNX files, the same load (wrk, which sends one body again and again),
 one ONNX Runtime thread. The bare loop is timed right before and right after every load, on a machine that does nothing
 else then, and a load is told as a ratio to the mean of the two; of several such rounds the median counts. For one
-client, what a server takes that answers the same bytes at once (``floor.py``) is told too.
+client, what a server takes that answers the same bytes at once (``floor.py``) is told too. Of our server also for which
+share of the time its engine computed, and how much longer an image took there than in the bare loop: the first tells
+what the server costs, the second what working beside a load costs.
 
     .venv/bin/python benchmarks/serving.py --out benchmarks/results/serving.json [--only m32]
     .venv/bin/python benchmarks/serving.py --peers triton=/tmp/triton/bin/python,litserve=… --out …
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from models import large_224, narrow_32, small_32, write_bundle
 from servers import Bare, base64_request_of, cpu_seconds, request_of, resident_bytes, started, wrk
 
@@ -82,7 +85,7 @@ class Report:
 def measure(pid: int, url: str, name: str, load: Load, size: int, bare: Bare, best: int, args: Any) -> dict[str, Any]:
     """Measure one load in several rounds."""
     batch = 1 if load.concurrency == 1 else best
-    rounds = []
+    rounds, engine = [], []
     with tempfile.TemporaryDirectory() as folder:
         body = request_of(size, load.datatype, Path(folder), name)
         if load.server == "mlserver":
@@ -90,9 +93,10 @@ def measure(pid: int, url: str, name: str, load: Load, size: int, bare: Bare, be
         wrk(url, body, load.concurrency, 1)
         floor_ms = []
         for _ in range(args.rounds):
-            before, cpu_s = bare.rate(batch, BARE_S), cpu_seconds(pid)
+            before, cpu_s, computed = bare.rate(batch, BARE_S), cpu_seconds(pid), computed_by(url, load)
             told = wrk(url, body, load.concurrency, args.seconds)
             cpu_s = cpu_seconds(pid) - cpu_s
+            engine.append(computed_by(url, load) - computed)
             beside = (before + bare.rate(batch, BARE_S)) / 2
             rounds.append((told, beside, 1e3 * cpu_s / max(1, told.requests)))
             if load.server == "deps" and load.concurrency == 1:
@@ -110,11 +114,27 @@ def measure(pid: int, url: str, name: str, load: Load, size: int, bare: Bare, be
         "cpu_ms_per_request": round(float(np.median([cpu_ms for *_, cpu_ms in rounds])), 3),
         "bare_per_s": round(float(np.median([beside for _, beside, _ in rounds])), 1),
     }
+    if load.server == "deps":
+        busy = [seconds / args.seconds for seconds, _ in engine]
+        slower = [seconds / images * beside for (seconds, images), (_, beside, _) in zip(engine, rounds, strict=True)]
+        result["engine_busy"] = round(float(np.median(busy)), 3)
+        result["engine_slower"] = round(float(np.median(slower)), 3)
     if floor_ms:
         result["floor_p50_ms"] = round(float(np.median(floor_ms)), 3)
     if load.concurrency == 1:
         result["p50_over_bare_ms"] = round(p50_ms - float(np.median([1e3 / beside for _, beside, _ in rounds])), 3)
     return result
+
+
+def computed_by(url: str, load: Load) -> npt.NDArray[np.float64]:
+    """Return the seconds for which our server's engine has computed, and its images; nothing of other servers."""
+    if load.server != "deps":
+        return np.zeros(2)
+    with urllib.request.urlopen(url.replace("/infer", "/stats"), timeout=5) as answer:
+        batches = json.load(answer)["model_stats"][0]["batch_stats"]
+    computed = [(batch["compute_infer"]["ns"] / 1e9, batch["compute_infer"]["count"]) for batch in batches]
+    images = sum(int(batch["batch_size"]) * count for batch, (_, count) in zip(batches, computed, strict=True))
+    return np.array([sum(seconds for seconds, _ in computed), images])
 
 
 def missing(report: Report, args: Any) -> Iterator[tuple[str, str, list[Load]]]:
