@@ -207,8 +207,7 @@ class _Exporter:
 
     def _finished(self, precision: Precision, quantized: Quantized) -> _Made:
         """Return the file of an int8 graph."""
-        twin = quantized.model if precision == "trt-int8" else None
-        return _Made(Candidate(self._signed(quantized.model, precision), precision, twin), quantized)
+        return _Made(Candidate(self._signed(quantized.model, precision), precision), quantized)
 
     def _signed(self, graph: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
         """Return what is shipped of a graph, with its origin in it."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deps.extract.parallel import map_in_threads
+from deps.extract.precision import widened
 from deps.extract.session import open_session
 from deps.ground.errors import DataError
 from deps.serve.manifest import Precision
@@ -75,10 +76,6 @@ class Candidate:
     model: onnx.ModelProto
     precision: Precision
 
-    twin: onnx.ModelProto | None = None
-    """The same in float32 arithmetic, which answers in its place where torch answers no more: the processor has no
-    kernels for quantising fp16, and takes three times as long."""
-
     def open(self) -> tuple[Session, Session]:
         """Return what answers beside torch, and what answers where torch answers no more."""
         return self.session, self.stand_in
@@ -91,7 +88,10 @@ class Candidate:
     @cached_property
     def stand_in(self) -> Session:
         """What answers where torch answers no more."""
-        return self.session if self.twin is None else Session(self.twin, self.precision)
+        if self.precision != "trt-int8":
+            return self.session
+        # The processor has no kernels for quantising fp16, and takes three times as long.
+        return Session(widened(self.model), self.precision)
 
 
 class Judgement(NamedTuple):
@@ -217,8 +217,10 @@ def top1_of(model: onnx.ModelProto, precision: Precision, batches: Batches) -> f
     return sum(hits for hits, _ in counts) / sum(images for _, images in counts)
 
 
-def compare_graphs(candidates: Sequence[Candidate], reference: Session, batches: Batches) -> Judgement:
-    """Run several graphs on the same images, with the fp32 graph in torch's place.
+def compare_graphs(
+    candidates: Sequence[Candidate], reference: Session, batches: Batches, *, compared: int | None = None
+) -> Judgement:
+    """Run several graphs on the same images, with the fp32 graph in torch's place; otherwise as ``judge``.
 
     Raises:
         ExportError: a graph is not valid, or onnxruntime cannot load it.
@@ -231,4 +233,4 @@ def compare_graphs(candidates: Sequence[Candidate], reference: Session, batches:
         def forward(self, x_NCHW: Tensor) -> Tensor:
             return torch.from_numpy(reference(x_NCHW.numpy()))
 
-    return judge(candidates, Stand(), batches)
+    return judge(candidates, Stand(), batches, compared=compared)

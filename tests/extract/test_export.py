@@ -12,7 +12,8 @@ from onnx import numpy_helper
 
 from deps.extract import calibration, verify
 from deps.extract.export import Subnet, export_family
-from deps.extract.verify import TOLERANCE, Session, compare
+from deps.extract.precision import widened
+from deps.extract.verify import TOLERANCE, Candidate, Session, compare, judge
 from deps.ground.console import Story
 from deps.ground.errors import DataError, ExportError
 from deps.supernet.evaluation import top1
@@ -116,6 +117,20 @@ def test_a_graph_is_opened_once_for_all_that_it_answers(run, digits, smallest, e
     one = Subnet(digits, smallest, evaluator.subnet(smallest), {})
     export_family([one, one], run.data(), QUIET, max_drop=100.0, seed=0, judged=20)
     assert sorted(opened) == sorted(2 * ["calibration", "fp32", "fp16", "trt-int8", "trt-int8", "cpu-int8"])
+
+
+def test_where_torch_answers_no_more_trt_int8_counts_in_float32(run, smallest, evaluator, exports):
+    """At export and when a bundle is checked: one was refused for 25 of 4,900 answers, counted in two arithmetics."""
+    again = Candidate(onnx.load_from_string(exports.entries[2].content), "trt-int8")
+    first, *others = run.data().validation.batches(20)
+    found = judge([again], evaluator.subnet(smallest), [first, *others], compared=20).agreements["trt-int8"]
+    wide = Session(widened(again.model), "trt-int8")
+
+    def right(session: Session, batch: tuple[torch.Tensor, torch.Tensor]) -> int:
+        return int((session(batch[0].numpy()).argmax(1) == batch[1].numpy()).sum())
+
+    assert found.compared == 20
+    assert found.top1 * found.images == pytest.approx(right(again.session, first) + sum(right(wide, b) for b in others))
 
 
 def test_a_graph_that_computes_something_else_is_caught(exports, run, evaluator, smallest):

@@ -8,9 +8,10 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from deps.extract.calibration import observe
-from deps.extract.precision import PRECISIONS, SCHEMES, half
+from deps.extract.precision import PRECISIONS, SCHEMES, half, widened
 from deps.extract.quantize import quantize
-from deps.supernet.onnx_graph import onnx_from_subnet
+from deps.extract.session import open_session
+from deps.supernet.onnx_graph import INPUT, onnx_from_subnet
 from deps.supernet.plan import plan
 
 
@@ -76,6 +77,23 @@ def test_trt_int8_is_symmetric_per_channel_and_has_no_integer_bias(converted):
     assert all(z.dtype == np.int8 and not z.any() for z in zero_points)
     stem = next(name for name in held if name.endswith("weight_scale") and "stem" in name)
     assert numpy_helper.to_array(held[stem]).size > 1
+
+
+def test_widened_graph_holds_the_files_numbers_in_float32(converted, calibration):
+    """It answers in the file's place, so it must be the file's own numbers, and close to its answers."""
+    model = converted["trt-int8"]
+    before = model.SerializeToString()
+    wide = widened(model)
+    assert model.SerializeToString() == before
+    held, kept = constants(model), constants(wide)
+    assert held.keys() == kept.keys()
+    assert TensorProto.FLOAT16 not in {tensor.data_type for tensor in kept.values()}
+    for name, tensor in kept.items():
+        np.testing.assert_array_equal(numpy_helper.to_array(tensor), numpy_helper.to_array(held[name]))
+    sessions = [open_session(graph, "trt-int8", is_literal=True) for graph in (model, wide)]
+    own, other = (session.run(None, {INPUT: calibration[0]})[0] for session in sessions)
+    assert other.dtype == np.float32
+    assert 0 < np.abs(own - other).max() < 0.2 * np.abs(own).max()
 
 
 def test_cpu_int8_weights_stay_within_seven_bits(converted):
