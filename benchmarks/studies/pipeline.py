@@ -5,7 +5,8 @@
 
 Only the commands that users have are called: deps-profile, deps-extract, deps-extract verify, deps-serve bench,
 deps-serve. Every test image goes over HTTP to a real server, in fp32, fp16 and int8. A step that is done
-is kept in FOLDER/pipeline-…/steps.json with its seconds and not done again. Relies on ``run.py`` for the supernet.
+is kept in FOLDER/pipeline-…/steps.json with its seconds and not done again. Relies on ``run.py`` for the supernet, and
+works on a copy, so that no seconds are saved by what was measured before.
 """
 
 from __future__ import annotations
@@ -122,6 +123,16 @@ def best_supernet(found: Evidence) -> str:
     return "methods/" + max(runs, key=lambda name: mean_top(runs[name], "validation"))
 
 
+def unmeasured(run: Path, folder: Path) -> Path:
+    """Return a copy of a run that knows no latency table and no measured subnet: a new target begins with neither."""
+    copy = folder / "supernet"
+    if not copy.exists():
+        names = shutil.ignore_patterns("latency", "measurements.jsonl", "checkpoints", "tensorboard", ".lock")
+        whole = Path(shutil.copytree(run, folder / "supernet.part", ignore=names, dirs_exist_ok=True))
+        whole.rename(copy)
+    return copy
+
+
 def shipped(steps: Steps, run: Path, folder: Path, budget: str, data: ImageData, args: Any) -> dict[str, Any]:
     """Extract, verify, time and serve one subnet."""
     bundle = folder / f"{TARGET}-{budget}"
@@ -182,8 +193,9 @@ def main() -> None:
     args.calibration = setting.calibration_images
     place = Place(setting, args.runs, args.results, args.data)
     name = args.supernet or best_supernet(Evidence.read(args.results))
-    run, folder = args.runs / name, args.runs / f"pipeline-{name.replace('/', '-')}"
+    folder = args.runs / f"pipeline-{name.replace('/', '-')}"
     folder.mkdir(parents=True, exist_ok=True)
+    run = unmeasured(args.runs / name, folder)
     data = place.images(setting.whole_recipe())
     steps = Steps(folder / "steps.json")
     forced = ["--force"] if args.force else []
