@@ -125,7 +125,7 @@ class Estimates:
             self._shape[engine][images] = share * self._shape[engine][best]
         self._trying[engine] = 0
 
-    def size(self, engine: int, waiting: int) -> int:
+    def size(self, engine: int, waiting: int, now: float, longest: float = math.inf) -> int:
         """Return how many images the next batch should hold if nobody is in a hurry: the best number, or one to try.
 
         What a disturbed start measured in an instant would otherwise be believed for ever of sizes that never run.
@@ -133,10 +133,13 @@ class Estimates:
         Args:
             engine: which is to run it.
             waiting: images that wait; a trial leaves enough of them for another batch.
+            now: this moment.
+            longest: seconds beyond which nothing is tried.
         """
         best = self.best[engine]
         for size, due in self._due[engine].items():
-            if due <= self._images[engine] and size != best and size + best <= waiting:
+            is_due = due <= self._images[engine] and size != best and size + best <= waiting
+            if is_due and self._level(engine, size, now) < longest:
                 self._trying[engine] = size
                 return size
         return best

@@ -190,7 +190,8 @@ class Runner:
             late = self.scheduler.drop_late(now)
             # The round may have brought more than one instant's work: then a thread does it, and the loop reads on.
             head = self.scheduler.head
-            batch = None if head is None or not self._is_short(head) else self.scheduler.take(now, worker)
+            is_short = head is not None and self._is_short(head)
+            batch = self.scheduler.take(now, worker, longest_trial=LEND_S) if is_short else None
         try:
             if late:
                 self._refuse_late(late)

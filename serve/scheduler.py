@@ -215,12 +215,18 @@ class Scheduler:
             late.append(self._remove(0))
         return late
 
-    def take(self, now: float, worker: int = 0) -> Batch | None:
-        """Take out the next batch for a worker that is free; None when nothing waits."""
+    def take(self, now: float, worker: int = 0, longest_trial: float = math.inf) -> Batch | None:
+        """Take out the next batch for a worker that is free; None when nothing waits.
+
+        Args:
+            now: this moment.
+            worker: who runs it.
+            longest_trial: seconds beyond which no other size than the best is tried.
+        """
         if not self._queue:
             return None
         self._busy_until[worker] = now
-        places, engine, images = self._next_batch(now, worker)
+        places, engine, images = self._next_batch(now, worker, longest_trial)
         jobs = [self._queue[place] for place in places]
         if places[-1] == len(places) - 1:
             del self._queue[: len(places)]
@@ -234,14 +240,17 @@ class Scheduler:
         self._busy_until[worker] = until
         return Batch(engine, jobs, images, until)
 
-    def _next_batch(self, now: float, worker: int) -> tuple[list[int], int, int]:
+    def _next_batch(self, now: float, worker: int, longest_trial: float) -> tuple[list[int], int, int]:
         """Return the places in the queue of those who go next, the engine, and their images.
 
         The batch that the plan begins with is taken unless a better one leaves everybody else in time.
         """
         head = self._queue[0]
         if not self._with_deadline:
-            return self._gather(self.top if head.pin is None else head.pin, now)
+            # Nobody has a deadline, so a trial costs nobody an answer in time.
+            engine = self.top if head.pin is None else head.pin
+            limit = self.estimates.size(engine, self.waiting_images, now, longest_trial)
+            return self._gather(engine, now, limit=limit)
         for engine in self.ladder.rungs[:-1] if head.pin is None else (head.pin,):
             if head.pin is not None or self._meets(engine, now):
                 places, _, images = batch = self._gather(engine, now)
@@ -258,7 +267,9 @@ class Scheduler:
                     return batch
         return self._gather(self._quickest(head), now, as_planned=True)
 
-    def _gather(self, engine: int, now: float, *, as_planned: bool = False) -> tuple[list[int], int, int]:
+    def _gather(
+        self, engine: int, now: float, *, as_planned: bool = False, limit: int | None = None
+    ) -> tuple[list[int], int, int]:
         """Return places of jobs that one batch can answer in time, the engine, and their images.
 
         Args:
@@ -266,12 +277,11 @@ class Scheduler:
             now: the moment it starts.
             as_planned: join what the plan joins; otherwise jobs that need another engine are passed by, and those
                 that may take any join whichever runs.
+            limit: most images; the engine's best number when None.
         """
         places: list[int] = []
-        estimates = self.estimates
         images, earliest = 0, math.inf
-        # While somebody has a deadline, nothing is tried: it would cost a part of the requests that could be met.
-        limit = estimates.best[engine] if self._with_deadline else estimates.size(engine, self.waiting_images)
+        limit = self.estimates.best[engine] if limit is None else limit
         for place, job in enumerate(self._queue):
             if as_planned and self._quickest(job) != engine:
                 break
@@ -279,7 +289,7 @@ class Scheduler:
                 continue
             earliest = min(earliest, job.deadline)
             joined = images + job.size
-            if places and (joined > limit or now + estimates.seconds(engine, joined, now) > earliest):
+            if places and (joined > limit or now + self.estimates.seconds(engine, joined, now) > earliest):
                 break
             places.append(place)
             images = joined

@@ -82,7 +82,7 @@ def test_disturbed_start_is_found_out(first: dict[int, float], taken: list[float
     estimates = Estimates([filled_curve(first, 8)])
     now, images, sizes = 0.0, 0, []
     while images < 4000:
-        size = estimates.size(0, waiting=16)
+        size = estimates.size(0, 16, now)
         seconds = pace * taken[size] * float(np.exp(rng.normal(0, 0.03)))
         now += seconds
         estimates.observe(0, size, seconds, now)
@@ -93,13 +93,14 @@ def test_disturbed_start_is_found_out(first: dict[int, float], taken: list[float
     assert per_image < 1.04 * taken[best] / best
 
 
-def test_nothing_is_tried_that_leaves_the_next_batch_empty():
-    """A size runs as a trial only if as many wait as it and the best batch after it."""
+def test_nothing_is_tried_that_takes_too_long_or_leaves_the_next_batch_empty():
+    """A trial needs as many images as it and the best batch after it, and the time of whoever runs it."""
     estimates = Estimates([LOSES])
     for step in range(200):
         estimates.observe(0, 1, 0.010, now=0.01 * step)
-    assert estimates.size(0, waiting=2) == 1
-    assert estimates.size(0, waiting=3) == 2
+    assert estimates.size(0, 2, now=2.0) == 1
+    assert estimates.size(0, 3, now=2.0, longest=0.015) == 1
+    assert estimates.size(0, 3, now=2.0) == 2
 
 
 def test_many_images_are_several_batches():
