@@ -1,9 +1,9 @@
 """What stands beside the subnets that the pipeline ships: networks trained for their budget alone.
 
 torchvision's MobileNetV2 and MobileNetV3-Large, with the width multiplier that comes closest to the budget and the
-strides of our space, and each shipped architecture itself. All are trained by the supernet's recipe on as many images
-as the supernet saw, and start from torch's own initial weights, as the supernet does: torchvision's, by fan-out, learn
-more slowly in trainings as short as these. Relies on ``pipeline.py`` for the architectures.
+strides of our space, and each shipped architecture itself. All are trained by the setting's recipe on as many images as
+the supernet saw that was shipped, and start from torch's own initial weights, as the supernet does: torchvision's, by
+fan-out, learn more slowly in trainings as short as these. Relies on ``pipeline.py`` for the architectures.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torchvision
 from jobs import Job, Place, plain_flops, trained_alone, write_result
-from setting import Setting
+from setting import Changes, Setting
 from torch import nn
 
 from deps.ground.files import read_json
@@ -78,6 +78,14 @@ def matching_width(name: str, budget: int, *, stride: int, channels: int, classe
     return min(range(5, 101), key=distance) / 100
 
 
+def length(place: Place, supernet: str) -> Changes:
+    """Return for how many epochs a supernet of the studies was trained."""
+    study, _, name = supernet.partition("/")
+    result = place.read(study, name)
+    assert result is not None, f"{supernet} was shipped, so its result is there"
+    return {key: result[key] for key in ("epochs", "last_epoch") if key in result}
+
+
 @dataclass(frozen=True, kw_only=True)
 class RivalJob:
     """One network for one budget."""
@@ -89,23 +97,24 @@ class RivalJob:
     budget: str
 
     def planned(self, setting: Setting) -> int:
-        """Return the multiply-adds of its training, as if it used its whole budget."""
+        """Return the multiply-adds of its training, as if it used its whole budget, for the setting's epochs."""
         return plain_flops(setting.whole_recipe(), parse_count(self.budget), setting.train_images)
 
     def run(self, place: Place) -> None:
-        recipe = place.setting.whole_recipe(seed=self.seed)
+        answer = place.results / "pipeline.json"
+        if not answer.exists():
+            print(f"      {self.name} waits for pipeline.py, which says what was shipped and from which supernet")
+            return
+        shipped = read_json(answer)
+        recipe = place.setting.whole_recipe(seed=self.seed, **length(place, shipped["supernet"]))
         data = place.images(recipe)
         space = recipe.search_space(len(data.classes))
         shape = {"stride": space.stages[0].stride, "channels": space.in_channels, "classes": len(data.classes)}
         told: dict[str, Any] = {"study": self.study, "job": self.name, "seed": self.seed, "budget": self.budget}
         told["network"] = self.network
         if self.network == SHIPPED:
-            answer = place.results / "pipeline.json"
-            if not answer.exists():
-                print(f"      {self.name} waits for pipeline.py, which has not chosen its architecture yet", flush=True)
-                return
-            rows = read_json(answer)["subnets"]
-            arch = ArchSpec.from_dict(space, next(row["arch"] for row in rows if row["budget"] == self.budget))
+            rows = {row["budget"]: row for row in shipped["subnets"]}
+            arch = ArchSpec.from_dict(space, rows[self.budget]["arch"])
             torch.manual_seed(self.seed)
             module: nn.Module = network(space, arch)
             flops = count(space, arch).flops
