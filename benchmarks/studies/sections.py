@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from typing import Any
@@ -168,7 +169,22 @@ def ablations(found: Evidence) -> list[str]:
         cells = [f"`{name}`", result["why"], f"{cost:.2f}", f"{mine[0]:.2f}", f"{mean_top(result):.2f}"]
         rows.append([*cells, f"{mine[-1]:.2f}", f"{gap:+.2f}"])
     note = f"Short trainings, {base['epochs']} epochs each, with a base of the same length; seed {base['seed']}."
-    return [note, "", *table(["job", "what", "cost", "smallest", "mean", "largest", "mean against base"], rows)]
+    header = ["job", "what", "cost", "smallest", "mean", "largest", "mean against base"]
+    gaps = {name: mean_top(result) - mean_top(base) for name, result in found.by_study["ablations"].items()}
+    seeds = [mean_top(result) for result in found.runs("methods", "deps")]
+    return [note, "", *table(header, rows), "", *_what_stands_out(gaps, seeds)]
+
+
+def _what_stands_out(gaps: dict[str, float], seeds: list[float]) -> list[str]:
+    """Say which gaps are wider than seeds lie apart."""
+    if len(seeds) < 2:
+        return []
+    apart = math.sqrt(2) * statistics.stdev(seeds)
+    wide = [f"`{name}` ({gap:+.2f})" for name, gap in sorted(gaps.items(), key=lambda e: e[1]) if abs(gap) > apart]
+    return [
+        f"One run each. Whole trainings of DεpS that differ in the seed alone lie {apart:.2f} points apart (standard",
+        f"deviation of a difference); a gap below that says little. Beyond it: {', '.join(wide) or 'none'}.",
+    ]
 
 
 def finishes(found: Evidence) -> list[str]:
