@@ -73,7 +73,15 @@ def _wait(browser: Any, condition: Callable[[], Any]) -> Any:
 
 
 def _texts(browser: Any, css: str) -> list[str]:
-    return [element.text for element in browser.find_elements("css selector", css)]
+    """Return what is to be read there, in one question: the page may draw its lists anew between two."""
+    return browser.execute_script(
+        "return Array.from(document.querySelectorAll(arguments[0]), element => element.innerText.trim())", css
+    )
+
+
+def _attribute(browser: Any, css: str, name: str) -> str:
+    """Return an attribute of what may be drawn anew at any time."""
+    return browser.execute_script("return document.querySelector(arguments[0]).getAttribute(arguments[1])", css, name)
 
 
 def _open(browser: Any, server: Running) -> None:
@@ -197,7 +205,7 @@ def test_a_tighter_deadline_switches_to_the_faster_subnet(
             if _find(browser, "#by-subnet").text == "small":
                 break
         assert _find(browser, "#by-subnet").text == "small"
-        assert _find(browser, "#ticks .chosen").get_attribute("title").startswith("small")
+        assert _attribute(browser, "#ticks .chosen", "title").startswith("small")
 
 
 def test_keeping_on_asking_shows_the_load(browser: Any, server: Running, picture: Path):
@@ -211,7 +219,7 @@ def test_keeping_on_asking_shows_the_load(browser: Any, server: Running, picture
     assert _find(browser, "#stream").get_attribute("aria-pressed") == "true"
     _find(browser, "#stream").click()
     assert server.client.get("/v2/models/tiny/subnets").json()["images"] > before + 1
-    assert _find(browser, "#throughput-chart .line").get_attribute("d").startswith("M")
+    assert _attribute(browser, "#throughput-chart .line", "d").startswith("M")
 
 
 def test_what_is_no_picture_is_refused_in_words(browser: Any, server: Running, tmp_path: Path):
