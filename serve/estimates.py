@@ -32,7 +32,7 @@ _FIRST_SPREAD = 1.1
 # A batch is large enough when larger ones would raise the throughput by less than this share.
 _WORTH = 0.03
 
-# Between the nth trial of a size and the next, n times so many times its images run: trials become ever rarer.
+# After the nth batch of a size, n times so many times its images run before it is tried again: ever more seldom.
 _TRIED_EVERY = 16
 
 
@@ -120,7 +120,7 @@ class Estimates:
         if images in tries:
             tries[images] += 1
             self._due[engine][images] = self._images[engine] + _TRIED_EVERY * images * tries[images]
-        if images == self._trying[engine] and now - self._seen[engine][best] <= STALE_S:
+        if images == self._trying[engine] and self._is_known(engine, best, now):
             share = self._levels[engine][images] / self._levels[engine][best]
             self._shape[engine][images] = share * self._shape[engine][best]
         self._trying[engine] = 0
@@ -144,9 +144,12 @@ class Estimates:
                 return size
         return best
 
-    def _level(self, engine: int, images: int, now: float) -> float:
+    def _is_known(self, engine: int, images: int, now: float) -> bool:
         seen = self._seen[engine][images]
-        if seen and now - seen <= STALE_S:
+        return bool(seen) and now - seen <= STALE_S
+
+    def _level(self, engine: int, images: int, now: float) -> float:
+        if self._is_known(engine, images, now):
             return self._levels[engine][images]
         return self._shape[engine][images] * self._pace
 
