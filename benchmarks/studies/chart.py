@@ -6,24 +6,35 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 760, 380, 60, 48, 34, 190
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 800, 380, 60, 48, 34, 230
 COLOURS = ("#0b6bcb", "#d1601b", "#2a8a3e", "#8a3ea8", "#8a6d1b", "#555555", "#c02a5a", "#1b8a8a")
+DASHES = ("", "6 4", "2 3")
+"""When the colours are used up they come again, dashed."""
 
 Line = Sequence[tuple[float, float]]
+Spread = Mapping[str, Sequence[float]]
+NO_SPREAD: Spread = {}
 
 
-def line_chart(title: str, across: str, up: str, lines: Mapping[str, Line], *, marks: Mapping[str, float] = {}) -> str:
-    """Return an SVG with one line a name, and dotted vertical marks.
+def line_chart(title: str, across: str, up: str, lines: Mapping[str, Line], spread: Spread = NO_SPREAD) -> str:
+    """Return an SVG with one line a name.
 
     Args:
         title: above.
         across: what the horizontal axis says.
         up: what the vertical axis says.
         lines: points (x, y) by name, in the order of the legend.
-        marks: places on the horizontal axis, by name.
+        spread: half the length of an upright bar at each point, for those names that have any.
+
+    Raises:
+        ValueError: more lines than can be told apart.
     """
-    xs = [x for line in lines.values() for x, _ in line] + list(marks.values())
-    ys = [y for line in lines.values() for _, y in line]
+    if len(lines) > len(COLOURS) * len(DASHES):
+        raise ValueError(f"{len(lines)} lines, of which {len(COLOURS) * len(DASHES)} can be told apart")
+    bars = {name: spread.get(name, [0.0] * len(line)) for name, line in lines.items()}
+    xs = [x for line in lines.values() for x, _ in line]
+    reach = [(y, bar) for name, line in lines.items() for (_, y), bar in zip(line, bars[name], strict=True)]
+    ys = [end for y, bar in reach for end in (y - bar, y + bar)]
     x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
     (x_low, x_high), (y_low, y_high) = (x_ticks[0], x_ticks[-1]), (y_ticks[0], y_ticks[-1])
 
@@ -49,17 +60,19 @@ def line_chart(title: str, across: str, up: str, lines: Mapping[str, Line], *, m
     parts.append(f'<text x="{(LEFT + edge) / 2:g}" y="{HEIGHT - 10}" text-anchor="middle">{escape(across)}</text>')
     middle = (TOP + floor) / 2
     parts.append(f'<text transform="translate(16 {middle:g}) rotate(-90)" text-anchor="middle">{escape(up)}</text>')
-    for name, x in marks.items():
-        parts.append(f'<path d="M{px(x)} {TOP}V{floor}" stroke="#999" stroke-dasharray="3 3"/>')
-        parts.append(f'<text x="{px(x) + 4}" y="{TOP + 12}" fill="#777">{escape(name)}</text>')
     for index, (name, line) in enumerate(lines.items()):
-        colour = COLOURS[index % len(COLOURS)]
-        path = "L".join(f"{px(x)} {py(y)}" for x, y in line)
-        parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        again, which = divmod(index, len(COLOURS))
+        colour, dash = COLOURS[which], f' stroke-dasharray="{DASHES[again]}"' if again else ""
+        path, stroke = "L".join(f"{px(x)} {py(y)}" for x, y in line), f'fill="none" stroke="{colour}"'
+        parts.append(f'<path d="M{path}" {stroke} stroke-width="2"{dash}/>')
         parts += [f'<circle cx="{px(x)}" cy="{py(y)}" r="3" fill="{colour}"/>' for x, y in line]
+        for (x, y), bar in zip(line, bars[name], strict=True):
+            if bar:
+                parts.append(f'<path d="M{px(x)} {py(y - bar)}V{py(y + bar)}" {stroke} stroke-width="1"/>')
         y_text = TOP + 14 + 18 * index
-        parts.append(f'<circle cx="{edge + 16}" cy="{y_text - 4}" r="4" fill="{colour}"/>')
-        parts.append(f'<text x="{edge + 26}" y="{y_text}">{escape(name)}</text>')
+        parts.append(f'<path d="M{edge + 12} {y_text - 4}H{edge + 36}" {stroke} stroke-width="2"{dash}/>')
+        parts.append(f'<circle cx="{edge + 24}" cy="{y_text - 4}" r="3" fill="{colour}"/>')
+        parts.append(f'<text x="{edge + 42}" y="{y_text}">{escape(name)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import delivery
 import sections
 from evidence import Evidence, mean_top, table, told, tops
 from run import RESULTS, all_jobs
@@ -74,6 +76,16 @@ def done_text(found: Evidence) -> list[str]:
     return text
 
 
+def source(studies: Sequence[str]) -> list[str]:
+    """Return the command that makes a section's numbers and where they lie."""
+    if not studies:
+        return []
+    trained = ",".join(study for study in studies if study != "pipeline")
+    commands = [f"`run.py --only {trained}`"] + ["`pipeline.py`"] * ("pipeline" in studies)
+    files = [f"`{study}.json`" if study == "pipeline" or "/" in study else f"`{study}/*.json`" for study in studies]
+    return [f"From {' and '.join(files)} in `benchmarks/studies/results/`, by {' and '.join(commands)}.", ""]
+
+
 def page(found: Evidence) -> tuple[str, dict[str, str]]:
     """Return the page, and the pictures by file name."""
     pictures: dict[str, str] = {}
@@ -82,18 +94,19 @@ def page(found: Evidence) -> tuple[str, dict[str, str]]:
         pictures.update(made[1])
         return made[0]
 
+    gradients = [*with_pictures(sections.gradients(found)), "", *sections.angles(found)]
     parts = [
-        ("Setting", setting_text()),
-        ("What is done, and what is not", done_text(found)),
-        ("Methods", with_pictures(sections.methods(found))),
-        ("What was wanted", sections.goals(found)),
-        ("On the way", with_pictures(sections.on_the_way_section(found))),
-        ("Trials of the second half", sections.finishes(found)),
-        ("Ablations", sections.ablations(found)),
-        ("The start of shrinking", with_pictures(sections.shrinking(found))),
-        ("Gradients", [*with_pictures(sections.gradients(found)), "", *sections.angles(found)]),
-        ("Other spaces", sections.generalisation(found)),
-        ("The whole pipeline", sections.pipeline(found)),
+        ("Setting", (), setting_text()),
+        ("What is done, and what is not", (), done_text(found)),
+        ("Methods", ("methods", "alone"), with_pictures(sections.methods(found))),
+        ("What was wanted", ("methods",), sections.goals(found)),
+        ("On the way", ("methods",), with_pictures(sections.on_the_way_section(found))),
+        ("Trials of the second half", ("finishes",), sections.finishes(found)),
+        ("Ablations", ("ablations",), sections.ablations(found)),
+        ("The start of shrinking", ("shrinking",), with_pictures(sections.shrinking(found))),
+        ("Gradients", ("methods/deps-0", "angles"), gradients),
+        ("Other spaces", ("generalisation",), sections.generalisation(found)),
+        ("The whole pipeline", ("pipeline", "rivals"), delivery.pipeline(found)),
     ]
     lines = [
         "# Results",
@@ -101,8 +114,8 @@ def page(found: Evidence) -> tuple[str, dict[str, str]]:
         "Made by `python benchmarks/studies/page.py` from JSON; not edited by hand.",
         "",
     ]
-    for title, text in parts:
-        lines += [f"## {title}", "", *text, ""]
+    for title, studies, text in parts:
+        lines += [f"## {title}", "", *source(studies), *text, ""]
     return "\n".join(lines).rstrip() + "\n", pictures
 
 
@@ -118,7 +131,7 @@ def readme_table(found: Evidence) -> str:
             rows.append([name, f"{cost:.2f}", told(columns[0]), means, told(columns[-1]), str(len(runs))])
     served = []
     if found.pipeline:
-        served = [*sections.served(found.pipeline), ""]
+        served = [*delivery.served(found.pipeline), ""]
     header = ["trained by", "training cost", "smallest %", "mean of six %", "largest %", "seeds"]
     text = table(header, rows) if rows else ["No study is finished yet."]
     recipe = CIFAR10.whole_recipe()

@@ -27,11 +27,12 @@ NAMES = {
 SHORTER = ("late-short", "late-quarter", "deps-short", "lean-short")
 """Those that are held against rivals that cost more."""
 NOT_YET = "Not run yet."
+BARS = ("Points are means over seeds, upright bars one standard deviation to either side.", "")
 
 
 def methods(found: Evidence) -> tuple[list[str], dict[str, str]]:
     """Top-1 against multiply-adds at equal cost, and the plain networks beside it."""
-    rows, lines = [], dict[str, list[tuple[float, float]]]()
+    rows, lines, spread = [], dict[str, list[tuple[float, float]]](), dict[str, list[float]]()
     first = found.job("methods", "deps-0")
     for stem, name in NAMES.items():
         runs = found.runs("methods", stem)
@@ -45,31 +46,22 @@ def methods(found: Evidence) -> tuple[list[str], dict[str, str]]:
         rows.append([*cells, told([mean_top(r) for r in runs]), str(len(runs))])
         flops = [subnet["flops"] / 1e6 for subnet in runs[0]["subnets"]]
         lines[name] = [(x, statistics.mean(column)) for x, column in zip(flops, columns, strict=True)]
+        if len(runs) > 1:
+            spread[name] = [statistics.stdev(column) for column in columns]
     if not rows:
         return [NOT_YET], {}
     flops = [x for x, _ in next(iter(lines.values()))]
     alone = [found.runs("alone", f"subnet{index}") for index in range(len(flops))]
     if any(alone):
-        cells = [told([100 * r["test_top1"] for r in runs]) for runs in alone]
-        cost = sum(r[0]["train_flops"] for r in alone if r) / (first or {"cost": {"flops": 1}})["cost"]["flops"]
-        minutes = sum(r[0]["seconds"] for r in alone if r) / 60
-        mean = "–"
-        if all(alone):
-            by_seed = zip(*([100 * r["test_top1"] for r in runs] for runs in alone), strict=False)
-            mean = told([statistics.mean(six) for six in by_seed])
-        counts = sorted({len(runs) for runs in alone})
-        share = "" if all(alone) else f" ({sum(map(bool, alone))} of {len(alone)} done)"
-        head = [
-            f"each alone{share}",
-            f"{next(runs[0]['epochs'] for runs in alone if runs):g}",
-            f"{cost:.3f}",
-            f"{minutes:.0f}",
-        ]
-        rows.append([*head, *cells, mean, "/".join(map(str, counts))])
-        lines["each alone"] = [(x, 100 * runs[0]["test_top1"]) for x, runs in zip(flops, alone, strict=True) if runs]
+        rows.append(_alone(alone, (first or {"cost": {"flops": 1}})["cost"]["flops"]))
+        ran = [(x, [100 * r["test_top1"] for r in runs]) for x, runs in zip(flops, alone, strict=True) if runs]
+        lines["each alone"] = [(x, statistics.mean(figures)) for x, figures in ran]
+        spread["each alone"] = [statistics.stdev(figures) if len(figures) > 1 else 0.0 for _, figures in ran]
     header = ["trained by", "epochs", "multiply-adds of training, DεpS = 1", "minutes"]
     header += [f"{x:.2f} M" for x in flops] + ["mean", "seeds"]
-    picture = line_chart("Top-1 on 10,000 test images", "multiply-adds of a subnet, millions", "test top-1, %", lines)
+    picture = line_chart(
+        "Top-1 on 10,000 test images", "multiply-adds of a subnet, millions", "test top-1, %", lines, spread
+    )
     note = list[str]()
     if any(alone):
         note = [
@@ -84,8 +76,20 @@ def methods(found: Evidence) -> tuple[list[str], dict[str, str]]:
             "`deps-train cifar10-tiny-late`; any recipe's name takes the ending ([why](decisions/0018-late-start.md)).",
             "Without it recipes are the paper's. Lean DεpS was the try before: alone for 75 %, one random subnet.",
         ]
-    text = [*table(header, rows), *note, "", "![Top-1 against multiply-adds](results/methods.svg)"]
+    text = [*table(header, rows), *note, "", *BARS, "![Top-1 against multiply-adds](results/methods.svg)"]
     return text, {"methods.svg": picture}
+
+
+def _alone(alone: list[list[Result]], flops: int) -> list[str]:
+    """Return the row of networks trained alone, by subnet and seed; their cost is together, one seed of each."""
+    done = [runs for runs in alone if runs]
+    cost, minutes = (sum(runs[0][key] for runs in done) for key in ("train_flops", "seconds"))
+    share = "" if len(done) == len(alone) else f" ({len(done)} of {len(alone)} done)"
+    by_seed = zip(*([100 * r["test_top1"] for r in runs] for runs in alone), strict=False)
+    mean = told([statistics.mean(six) for six in by_seed]) if len(done) == len(alone) else "–"
+    cells = [told([100 * r["test_top1"] for r in runs]) for runs in alone]
+    head = [f"each alone{share}", f"{done[0][0]['epochs']:g}", f"{cost / flops:.3f}", f"{minutes / 60:.0f}"]
+    return [*head, *cells, mean, "/".join(map(str, sorted({len(runs) for runs in alone})))]
 
 
 def goals(found: Evidence) -> list[str]:
@@ -314,7 +318,7 @@ def gradients(found: Evidence) -> tuple[list[str], dict[str, str]]:
 
 
 def generalisation(found: Evidence) -> list[str]:
-    """Other families."""
+    """DεpS beside OFA in other families, at equal cost."""
     results = found.by_study.get("generalisation", {})
     if not results:
         return [NOT_YET]
@@ -328,85 +332,16 @@ def generalisation(found: Evidence) -> list[str]:
         ]
         for name, r in results.items()
     ]
-    return table(["job", "multiply-adds", "cost, 10¹²", *[f"subnet {i}" for i in range(1, 7)], "mean"], rows)
+    text = table(["job", "multiply-adds", "cost, 10¹²", *[f"subnet {i}" for i in range(1, 7)], "mean"], rows)
+    families = dict.fromkeys(name.rpartition("-")[0] for name in results)
+    gaps = [_against_ofa(results[f"{f}-deps"], results[f"{f}-ofa"], f) for f in families if f"{f}-ofa" in results]
+    return [*text, "", "DεpS against OFA at equal cost, one seed each:", "", *gaps] if gaps else text
 
 
-def pipeline(found: Evidence) -> list[str]:
-    """From supernet to answers over HTTP."""
-    result = found.pipeline
-    if result is None:
-        return [NOT_YET]
-    precisions = ("fp32", "fp16", "cpu-int8")
-    rows, rivals = [], []
-    for row in result["subnets"]:
-        latency = row["latency"]
-        measured = latency["measured_ms"]
-        cells = [row["budget"], f"{row['flops'] / 1e6:.2f} M"]
-        cells.append(f"{latency['predicted_ms']:.3f} ± {latency['error_ms']:.3f}")
-        cells += [f"{measured['fp32']:.3f}", f"{measured['cpu-int8']:.3f}" if "cpu-int8" in measured else "–"]
-        cells.append(f"{100 * row['torch_top1']:.2f}")
-        rows.append([*cells, *[http_figure(row, precision) for precision in precisions]])
-        beside = [found.job("rivals", f"{name}-{row['budget']}") for name in RIVALS]
-        figures = [f"{100 * r['test_top1']:.2f} ({r['flops'] / 1e6:.2f} M)" if r else "not trained yet" for r in beside]
-        rivals.append([row["budget"], f"{100 * row['torch_top1']:.2f} ({row['flops'] / 1e6:.2f} M)", *figures])
-    error = result["table"]["error"]
-    times = [row["latency"]["measured_ms"] for row in result["subnets"]]
-    foretold = [row["latency"]["predicted_ms"] for row in result["subnets"]]
-    off = [took["fp32"] / told_ms - 1 for took, told_ms in zip(times, foretold, strict=True)]
-    is_slower = all(each.get("cpu-int8", 0) > each["fp32"] for each in times)
-    slower = ["Int8 takes longer than fp32 on this processor, which has AVX2 and no integer dot products."] * is_slower
-    header = ["budget", "multiply-adds", "predicted ms", "fp32 ms", "int8 ms", "torch %"]
-    header += [f"{p} over HTTP %" for p in precisions]
-    text = [
-        f"From `{result['supernet']}` by `{result['command']}`; top-1 on {result['test_images']:,} test",
-        f"images. The latency table errs by {error['mape']:.1%} on {error['nets']} held-out nets (worst",
-        f"{error['worst']:.1%}), a straight line through the multiply-adds by {error['flops_line_mape']:.1%}.",
-        "Milliseconds are medians of one image on one thread. Bundles keep fp16 for TensorRT; here a copy's manifest",
-        "lets ONNX Runtime run it, which converts on a processor, so that its time would say nothing.",
-        *slower,
-        "",
-        *table(header, rows),
-        "",
-        f"The shipped files took {', '.join(f'{each:+.1%}' for each in off)} against what was foretold, minutes later",
-        "on a shared machine; what changes there between the table and its use is not in the table's own error.",
-        "",
-        "Beside networks trained for one budget, on as many images as the supernet saw; MobileNetV2 at a learning",
-        "rate of 0.02, since at the others' 0.1 it hardly learns (`rivals.py`). One seed each, while the supernet is",
-        "the best of all on validation images, of seeds that differ by points: a lead is in part that choice.",
-        "",
-        *table(["budget", "from the supernet", *RIVALS.values()], rivals),
-        "",
-        "What a new target costs, in minutes of this machine:",
-        "",
-    ]
-    seconds = {**result["seconds"], "together": sum(result["seconds"].values()), **result["later_seconds"]}
-    text += table(["step", "minutes"], [[name, f"{value / 60:.1f}"] for name, value in seconds.items()])
-    alone = found.job("rivals", f"shipped-{result['subnets'][0]['budget']}")
-    if alone:
-        text += ["", f"Training the first of these networks alone took {alone['seconds'] / 60:.0f} minutes."]
-    return text
-
-
-def served(result: Result) -> list[str]:
-    """Return the README's table of the subnets that were extracted and served."""
-    rows = []
-    for row in result["subnets"]:
-        foretold, measured = row["latency"]["predicted_ms"], row["latency"]["measured_ms"]
-        cells = [row["budget"], f"{row['flops'] / 1e6:.2f} M", f"{foretold:.2f}", f"{measured['fp32']:.2f}"]
-        cells.append(f"{measured['cpu-int8']:.2f}" if "cpu-int8" in measured else "–")
-        rows.append([*cells, http_figure(row, "fp32"), http_figure(row, "cpu-int8")])
-    header = ["budget", "multiply-adds", "foretold ms", "fp32 ms", "int8 ms", "fp32 over HTTP %", "int8 over HTTP %"]
-    return table(header, rows)
-
-
-RIVALS = {
-    "shipped": "same net from scratch",
-    "mobilenet_v2": "MobileNetV2",
-    "mobilenet_v3_large": "MobileNetV3-Large",
-}
-
-
-def http_figure(row: dict[str, Any], precision: str) -> str:
-    """Return the top-1 of one precision, or why there is none."""
-    entry = row["precisions"].get(precision)
-    return "–" if entry is None else f"{100 * entry['http_top1']:.2f}"
+def _against_ofa(deps: Result, ofa: Result, family: str) -> str:
+    """Return in words what DεpS gains over OFA."""
+    gaps = [mine - other for mine, other in zip(tops(deps), tops(ofa), strict=True)]
+    return (
+        f"- {family}: smallest {gaps[0]:+.2f}, mean {statistics.mean(gaps):+.2f}, largest {gaps[-1]:+.2f} points "
+        f"({deps['epochs']} epochs of DεpS)"
+    )
