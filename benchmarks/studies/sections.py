@@ -163,31 +163,35 @@ def on_the_way_section(found: Evidence) -> tuple[list[str], dict[str, str]]:
 
 
 def ablations(found: Evidence) -> list[str]:
-    """One change at a time."""
-    base, rows = found.job("ablations", "base"), []
-    if base is None:
+    """One change at a time, against the mean of the unchanged at several seeds."""
+    results = found.by_study.get("ablations", {})
+    bases = {name: result for name, result in results.items() if name.partition("-")[0] == "base"}
+    if "base" not in bases:
         return [NOT_YET]
-    for name, result in {"base": base, **found.by_study["ablations"]}.items():
+    rows, gaps, base = [], dict[str, float](), bases["base"]
+    level = statistics.mean(map(mean_top, bases.values()))
+    for name, result in {**bases, **results}.items():
         mine, cost = tops(result), result["cost"]["flops"] / base["cost"]["flops"]
-        gap = mean_top(result) - mean_top(base)
+        gaps[name] = mean_top(result) - level
         cells = [f"`{name}`", result["why"], f"{cost:.2f}", f"{mine[0]:.2f}", f"{mean_top(result):.2f}"]
-        rows.append([*cells, f"{mine[-1]:.2f}", f"{gap:+.2f}"])
-    note = f"Short trainings, {base['epochs']} epochs each, with a base of the same length; seed {base['seed']}."
-    header = ["job", "what", "cost", "smallest", "mean", "largest", "mean against base"]
-    gaps = {name: mean_top(result) - mean_top(base) for name, result in found.by_study["ablations"].items()}
-    seeds = [mean_top(result) for result in found.runs("methods", "deps")]
-    return [note, "", *table(header, rows), "", *_what_stands_out(gaps, seeds)]
+        rows.append([*cells, f"{mine[-1]:.2f}", f"{gaps[name]:+.2f}"])
+    note = f"Short trainings, {base['epochs']} epochs each; seed {base['seed']}, the base at {len(bases)}."
+    header = ["job", "what", "cost", "smallest", "mean", "largest", "mean against base's mean"]
+    changed = {name: gap for name, gap in gaps.items() if name not in bases}
+    return [note, "", *table(header, rows), "", *_what_stands_out(changed, [mean_top(r) for r in bases.values()])]
 
 
 def _what_stands_out(gaps: dict[str, float], seeds: list[float]) -> list[str]:
-    """Say which gaps are wider than seeds lie apart."""
+    """Say which gaps are wider than seeds of the same recipe explain, roughly: twice what one run is off by chance."""
     if len(seeds) < 2:
         return []
-    apart = math.sqrt(2) * statistics.stdev(seeds)
+    deviation = statistics.stdev(seeds)
+    apart = 2 * deviation * math.sqrt(1 + 1 / len(seeds))
     wide = [f"`{name}` ({gap:+.2f})" for name, gap in sorted(gaps.items(), key=lambda e: e[1]) if abs(gap) > apart]
     return [
-        f"One run each. Whole trainings of DεpS that differ in the seed alone lie {apart:.2f} points apart (standard",
-        f"deviation of a difference); a gap below that says little. Beyond it: {', '.join(wide) or 'none'}.",
+        f"One run of each change. Runs of the base differ by a standard deviation of {deviation:.2f} points, itself",
+        f"known from {len(seeds)} runs only; twice that of one run's difference to their mean is {apart:.2f}.",
+        f"Beyond it: {', '.join(wide) or 'none'}.",
     ]
 
 
