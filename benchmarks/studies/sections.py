@@ -175,7 +175,10 @@ def ablations(found: Evidence) -> list[str]:
         gaps[name] = mean_top(result) - level
         cells = [f"`{name}`", result["why"], f"{cost:.2f}", f"{mine[0]:.2f}", f"{mean_top(result):.2f}"]
         rows.append([*cells, f"{mine[-1]:.2f}", f"{gaps[name]:+.2f}"])
-    note = f"Short trainings, {base['epochs']} epochs each; seed {base['seed']}, the base at {len(bases)}."
+    note = f"Short trainings, {base['epochs']} epochs each; seed {base['seed']}, of the base {len(bases)} in all."
+    if "finished-teacher" in results:
+        own = results["full"]["cost"]["flops"] / base["cost"]["flops"]
+        note += f" The finished teacher's own training (`full`, {own:.2f}) comes on top of its pupil's cost."
     header = ["job", "what", "cost", "smallest", "mean", "largest", "mean against base's mean"]
     changed = {name: gap for name, gap in gaps.items() if name not in bases}
     return [note, "", *table(header, rows), "", *_what_stands_out(changed, [mean_top(r) for r in bases.values()])]
