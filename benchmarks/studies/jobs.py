@@ -124,6 +124,9 @@ class SupernetJob:
     same_cost_as: Changes | None = None
     """What is changed in the setting for the training whose multiply-adds this one is given too."""
 
+    share: float = 1.0
+    """Of those multiply-adds."""
+
     teacher: str = ""
     """Study and name of the job whose full model teaches."""
 
@@ -138,7 +141,7 @@ class SupernetJob:
         changes = {**setting.changes, **self.changes, "seed": self.seed}
         if self.same_cost_as is not None:
             like = override(get_recipe(name), {**setting.changes, **self.same_cost_as, "seed": self.seed})
-            budget = planned_flops(like, images, 10)
+            budget = round(self.share * planned_flops(like, images, 10))
             changes |= same_cost(override(get_recipe(name), changes), budget, images)
         if self.teacher:
             changes["teacher"] = self.teacher
@@ -147,7 +150,8 @@ class SupernetJob:
     def planned(self, setting: Setting) -> int:
         """Return the multiply-adds of its training; equal cost makes it that of what it is compared with."""
         changes = {**setting.changes, **(self.changes if self.same_cost_as is None else self.same_cost_as)}
-        return about_flops(override(get_recipe(self.recipe or setting.recipe), changes), setting.train_images)
+        flops = about_flops(override(get_recipe(self.recipe or setting.recipe), changes), setting.train_images)
+        return round(self.share * flops)
 
     def run(self, place: Place) -> None:
         name, changes = self.resolved(place.setting)

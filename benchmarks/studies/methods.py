@@ -1,10 +1,12 @@
 """DεpS, OFA, BigNAS and CompOFA at equal training multiply-adds, OFA at its own length, and each subnet alone.
 
 DεpS trains for the setting's epochs; the others get as many, the last one cut short, as cost the same by the account of
-``deps.train.cost`` (three multiply-adds a step for each of a forward pass, a teacher's forward once). Late DεpS, ours,
-trains at that cost and at 0.4 of it, to be held against rivals that cost 2.5 times as much; so do, at one seed, DεpS as
-it is and the lean one, from which the late one was found, and the late one at a quarter. OFA's own length is what the
-paper gives it beside DεpS: with a fixed kernel 470 epochs beside 270.
+``deps.train.cost`` (three multiply-adds a step for each of a forward pass, a teacher's forward once). OFA's own length
+is what the paper gives it beside DεpS: with a fixed kernel 470 epochs beside 270.
+
+Late DεpS, ours, trains at the common cost, and at 0.4 of each of the two that rivals have: those cost 2.5 times as much
+then. At 0.4 also train, at one seed, DεpS as it is and the lean one, from which the late one was found; at a quarter,
+the late one.
 """
 
 from __future__ import annotations
@@ -42,19 +44,20 @@ def equal_cost(methods: Sequence[str], seed: int) -> list[Job]:
 
 
 def variants(setting: Setting, seed: int) -> list[Job]:
-    """Return the late DεpS at the whole cost and at a part; at the first seed also what else was tried at parts."""
+    """Return the late DεpS at the whole cost and at two parts; at the first seed also what else was tried at parts."""
     whole = setting.whole_recipe()
 
     def part(share: float) -> Changes:
         shorter = lasting(whole, round(100 * share * whole.epochs))
         return {"epochs": shorter.epochs, "last_epoch": shorter.last_epoch}
 
-    def job(name: str, changes: Changes, ramp: float, same_cost_as: Changes) -> Job:
-        given = {**changes, "epsilon_ramp": ramp * whole.epsilon_ramp}
-        return SupernetJob(study=STUDY, name=f"{name}-{seed}", seed=seed, changes=given, same_cost_as=same_cost_as)
+    def job(name: str, changes: Changes, ramp: float, like: Changes, share: float = 1.0) -> Job:
+        given, named = {**changes, "epsilon_ramp": round(ramp * whole.epsilon_ramp, 6)}, f"{name}-{seed}"
+        return SupernetJob(study=STUDY, name=named, seed=seed, changes=given, same_cost_as=like, share=share)
 
     short = part(SHORT)
     listed = [job("late-short", LATE, SHORT / 2, short), job("late", LATE, 0.5, {})]
+    listed.append(job("late-mid", LATE, SHORT * OFA_LENGTH / 2, own_length(setting), SHORT))
     if seed == setting.seeds[0]:
         listed.append(job("late-quarter", LATE, QUARTER / 2, part(QUARTER)))
         ramp: Changes = {"epsilon_ramp": SHORT * whole.epsilon_ramp}
@@ -63,10 +66,14 @@ def variants(setting: Setting, seed: int) -> list[Job]:
     return listed
 
 
+def own_length(setting: Setting) -> Changes:
+    """Return what makes a recipe OFA at its own length."""
+    return {"method": "ofa", "epochs": round(setting.changes["epochs"] * OFA_LENGTH)}
+
+
 def full_length(setting: Setting, seed: int) -> Job:
     """Return OFA at its own length."""
-    epochs = round(setting.changes["epochs"] * OFA_LENGTH)
-    return SupernetJob(study=STUDY, name=f"ofa-full-{seed}", seed=seed, changes={"method": "ofa", "epochs": epochs})
+    return SupernetJob(study=STUDY, name=f"ofa-full-{seed}", seed=seed, changes=own_length(setting))
 
 
 def alone(seed: int) -> list[Job]:

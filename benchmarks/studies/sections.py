@@ -19,13 +19,15 @@ NAMES = {
     "compofa": "CompOFA",
     "ofa-full": "OFA at its own length",
     "late": "late DεpS",
+    "late-mid": "late DεpS, 0.4 of OFA's own length",
     "late-short": "late DεpS, a shorter schedule",
     "late-quarter": "late DεpS, the shortest schedule",
     "deps-short": "DεpS, a shorter schedule",
     "lean-short": "lean DεpS, a shorter schedule",
 }
-SHORTER = ("late-short", "late-quarter", "deps-short", "lean-short")
-"""Those that are held against rivals that cost more."""
+CHEAPER = ("deps", "late", "late-mid", "late-short", "late-quarter", "deps-short", "lean-short")
+"""Those that are held against rivals that cost ``TIMES`` as much."""
+TIMES = (1.5, 4.5)
 NOT_YET = "Not run yet."
 BARS = ("Points are means over seeds, upright bars one standard deviation to either side.", "")
 
@@ -114,9 +116,11 @@ def goals(found: Evidence) -> list[str]:
         for name, rival in rivals.items():
             if rival:
                 note(*cheaper(name, deps, rival))
-            for stem in SHORTER:
+            for stem in CHEAPER:
                 if rival and (short := found.job("methods", f"{stem}-{seed}")):
                     ratio, gap = rival["cost"]["flops"] / short["cost"]["flops"], mean_top(short) - mean_top(rival)
+                    if not TIMES[0] <= ratio <= TIMES[1]:
+                        continue
                     what = f"Pareto mean of {NAMES[stem]}, against {name} at {ratio:.1f} times the cost"
                     faster = rival["seconds"] / short["seconds"]
                     note(what, "at least equal", f"{gap:+.2f} points in {faster:.1f} times less time", gap >= 0)
