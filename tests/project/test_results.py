@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import subprocess
@@ -9,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from deps.train.recipe import override
+from deps.train.recipes import get_recipe
 
 ROOT = Path(__file__).parents[2]
 STUDIES = ROOT / "benchmarks" / "studies"
@@ -39,6 +43,23 @@ def test_a_changed_number_is_noticed(tmp_path: Path):
     assert checked.returncode == 1
     assert "docs/results.md" in checked.stdout
     assert "README.md" in checked.stdout
+
+
+def test_what_is_called_equal_cost_costs_the_same(monkeypatch: pytest.MonkeyPatch):
+    """Rivals cost what DεpS does, the late variant its share of it, by the account that trainings keep."""
+    monkeypatch.syspath_prepend(str(STUDIES))
+    methods, setting = importlib.import_module("methods"), importlib.import_module("setting")
+    smoke = setting.SMOKE
+
+    def cost(name: str) -> int:
+        (job,) = (job for job in methods.jobs(smoke) if job.name == name)
+        recipe, changes = job.resolved(smoke)
+        return setting.planned_flops(override(get_recipe(recipe), changes), smoke.train_images, 10)
+
+    for name in ("ofa-0", "bignas-0", "compofa-0", "late-0"):
+        assert cost(name) == pytest.approx(cost("deps-0"), rel=0.03)
+    assert cost("late-short-0") == pytest.approx(cost("deps-0") / 2.5, rel=0.05)
+    assert cost("late-mid-0") == pytest.approx(cost("ofa-full-0") / 2.5, rel=0.05)
 
 
 @pytest.mark.slow
