@@ -1,6 +1,7 @@
 """Does it hold in another space: DεpS and OFA at equal cost, one seed, in a ResNet and in the ProxylessNAS space.
 
-Trainings have the setting's ``short_epochs``.
+Trainings have the setting's ``short_epochs``. The narrow ProxylessNAS space hardly learns at the learning rate of the
+others, as MobileNetV2 does not (``rivals.py``); it is trained at MobileNetV2's too, ``proxyless-slow``.
 """
 
 from __future__ import annotations

@@ -76,6 +76,7 @@ CIFAR10 = Setting(
     budgets=("1.4M", "2M", "2.6M"),
     families={
         "proxyless": ("cifar10-proxyless-tiny", {"depths": ()}),
+        "proxyless-slow": ("cifar10-proxyless-tiny", {"depths": (), "lr": 0.02}),
         "resnet": ("cifar10-resnet50-narrow", {"depths": ()}),
     },
 )
