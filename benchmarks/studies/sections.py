@@ -174,7 +174,7 @@ def ablations(found: Evidence) -> list[str]:
         return [NOT_YET]
     rows, gaps, base = [], dict[str, float](), bases["base"]
     level = statistics.mean(map(mean_top, bases.values()))
-    for name, result in {**bases, **results}.items():
+    for name, result in {"base": base, **bases, **results}.items():
         mine, cost = tops(result), result["cost"]["flops"] / base["cost"]["flops"]
         gaps[name] = mean_top(result) - level
         cells = [f"`{name}`", result["why"], f"{cost:.2f}", f"{mine[0]:.2f}", f"{mean_top(result):.2f}"]
