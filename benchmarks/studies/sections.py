@@ -347,6 +347,7 @@ def generalisation(found: Evidence) -> list[str]:
     families = dict.fromkeys(name.rpartition("-")[0] for name in results)
     gaps = [_against_ofa(results[f"{f}-deps"], results[f"{f}-ofa"], f) for f in families if f"{f}-ofa" in results]
     slow = ["", "`proxyless-slow` learns at a rate of 0.02; at the others' 0.1 that narrow space hardly learns at all."]
+    slow *= "proxyless-slow" in families
     return [*text, "", "DεpS against OFA at equal cost, one seed each:", "", *gaps, *slow] if gaps else text
 
 
