@@ -15,6 +15,9 @@ from typing import TypeAlias
 from deps.supernet.arch import ArchSpec
 from deps.supernet.space import Activation, ConvSpec, PoolSpec, SearchSpace, StageSpec, feature_size, round_channels
 
+CLASSIFIER = "classifier"
+"""Name of the classifier; its tensors are ``classifier.weight`` and ``classifier.bias``."""
+
 
 @dataclass(frozen=True, slots=True)
 class ConvPlan:
@@ -354,7 +357,7 @@ def plan(space: SearchSpace, arch: ArchSpec) -> NetworkPlan:
         stem=tuple(stem),
         stages=tuple(stages),
         head=tuple(head),
-        classifier=LinearPlan("classifier", channels, space.num_classes),
+        classifier=LinearPlan(CLASSIFIER, channels, space.num_classes),
         in_channels=space.in_channels,
         resolution=arch.resolution,
     )

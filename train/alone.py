@@ -22,7 +22,7 @@ from deps.train.losses import label_loss
 from deps.train.recipe import Recipe
 from deps.train.run import Run
 from deps.train.schedule import cosine_lr
-from deps.train.step import sgd
+from deps.train.step import set_lr, sgd
 
 LR_SHARE = 0.05
 """Of the run's learning rate: weights that are good already are only to be nudged."""
@@ -91,8 +91,7 @@ def train_steps(
     layout = memory_format(device, recipe.layout)
     stream = data.training_stream(steps, recipe.batch_size, seed=seed, resolution=lambda _: resolution)
     for step, (x_NCHW, labels_N) in zip(steps, stream, strict=True):
-        for group in optimizer.param_groups:
-            group["lr"] = lr(step)
+        set_lr(optimizer, lr(step))
         torch.manual_seed(seed * 1_000_003 + step)  # Dropout, where there is some, survives a resume.
         optimizer.zero_grad(set_to_none=True)
         logits_NV = network(x_NCHW.to(device).contiguous(memory_format=layout))

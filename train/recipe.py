@@ -63,6 +63,9 @@ class Recipe:
     lr: float
     """Learning rate at the first step; it falls to 0 along a cosine."""
 
+    classifier_lr: float = 1.0
+    """Learning rate of the classifier, as a share of ``lr``; below 1 where it sees many normalised features."""
+
     lr_warmup: float = 0.0
     """Epochs in which the learning rate rises linearly to its cosine."""
 
@@ -184,6 +187,7 @@ class Recipe:
         require(0 < self.last_epoch <= 1, "last_epoch", "above 0 and at most 1")
         require(self.batch_size >= 2, "batch_size", "at least 2, since BatchNorm needs two images")
         require(self.lr > 0, "lr", "a positive number")
+        require(self.classifier_lr > 0, "classifier_lr", "a positive share of lr")
         require(self.lr_warmup >= 0, "lr_warmup", "0 or more epochs")
         require(0 <= self.momentum < 1, "momentum", "at least 0 and below 1")
         require(self.weight_decay >= 0, "weight_decay", "0 or more")

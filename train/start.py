@@ -13,6 +13,7 @@ import torch
 
 from deps.ground.console import Story
 from deps.ground.errors import RecipeError, RunError
+from deps.supernet.plan import CLASSIFIER
 from deps.supernet.space import SearchSpace
 from deps.supernet.supernet import Supernet, supernet_shapes
 from deps.train.data import ImageData
@@ -20,8 +21,6 @@ from deps.train.distributed import Ranks
 from deps.train.finetune import Origin, open_origin
 from deps.train.recipe import Recipe
 from deps.train.run import RECIPE, open_run, read_recipe
-
-CLASSIFIER = "classifier."
 
 
 def space_for(recipe: Recipe, data: ImageData) -> SearchSpace:
@@ -77,7 +76,7 @@ def _taken(origin: Origin, fresh: Supernet, *, keeps_classifier: bool) -> dict[s
     theirs, taken = origin.supernet.tensors, {}
     expected = supernet_shapes(fresh.space, has_matrices=any(".matrix_" in name for name in fresh.tensors))
     for name, shape in expected.items():
-        if name.startswith(CLASSIFIER) and not keeps_classifier:
+        if name.startswith(f"{CLASSIFIER}.") and not keeps_classifier:
             continue
         if name not in theirs or tuple(theirs[name].shape) != shape:
             found = f"has shape {list(theirs[name].shape)}" if name in theirs else "is missing"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from deps.supernet.arch import ArchSpec
 from deps.supernet.network import Network, call_with, skeleton
+from deps.supernet.plan import CLASSIFIER
 from deps.supernet.slicing import slice_weights
 from deps.supernet.space import SearchSpace
 from deps.supernet.supernet import Supernet, is_statistic
@@ -92,18 +93,18 @@ def trainable(supernet: Supernet) -> dict[str, Tensor]:
 
 
 def sgd(parameters: dict[str, Tensor], recipe: Recipe) -> torch.optim.SGD:
-    """Return SGD with Nesterov momentum; BatchNorm and biases have no weight decay.
+    """Return SGD with Nesterov momentum; BatchNorm and biases have no weight decay, the classifier has its own rate.
 
     Momentum buffers start as zeros, which gives the same first step as torch's late creation and makes them sortable
     and savable at any time.
     """
-    decayed = {name: t for name, t in parameters.items() if t.dim() > 1}
-    plain = {name: t for name, t in parameters.items() if t.dim() <= 1}
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    for name, tensor in parameters.items():
+        decay = recipe.weight_decay if tensor.dim() > 1 else 0.0
+        share = recipe.classifier_lr if name.startswith(f"{CLASSIFIER}.") else 1.0
+        groups.setdefault((decay, share), []).append(tensor)
     optimizer = torch.optim.SGD(
-        [
-            {"params": list(decayed.values()), "weight_decay": recipe.weight_decay},
-            {"params": list(plain.values()), "weight_decay": 0.0},
-        ],
+        [{"params": each, "weight_decay": decay, "lr_share": share} for (decay, share), each in groups.items()],
         lr=recipe.lr,
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
@@ -114,6 +115,12 @@ def sgd(parameters: dict[str, Tensor], recipe: Recipe) -> torch.optim.SGD:
         if recipe.momentum > 0:
             optimizer.state[tensor]["momentum_buffer"] = torch.zeros_like(tensor)
     return optimizer
+
+
+def set_lr(optimizer: torch.optim.SGD, lr: float) -> None:
+    """Give every group of ``sgd`` its share of a step's learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_share"]
 
 
 def momentum_of(optimizer: torch.optim.SGD, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -181,8 +188,7 @@ def train_step(
     for name, parameter in learner.parameters.items():
         # What no subnet of this step used keeps its momentum and is not decayed.
         parameter.grad = gradients.of[name] if name in touched else None
-    for group in learner.optimizer.param_groups:
-        group["lr"] = plan.lr
+    set_lr(learner.optimizer, plan.lr)
     if recipe.clip_gradient > 0:
         torch.nn.utils.clip_grad_norm_(list(learner.parameters.values()), recipe.clip_gradient)
     learner.optimizer.step()

@@ -135,6 +135,24 @@ def test_weight_decay_spares_norms_and_biases():
     assert {n for n, t in parameters.items() if id(t) in decayed} == {n for n, t in parameters.items() if t.dim() > 1}
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_classifier_learns_at_its_share_of_the_rate(momentum: float):
+    """A rate at which convolutions learn may be too high for a classifier of many normalised features."""
+    x, labels = batch()
+    full = replace(sandwich_plan(0.0), shares=sandwich_plan(0.0).shares[:1])
+    moved = []
+    for share in (1.0, 0.25):
+        learner = set_up(classifier_lr=share, momentum=momentum)
+        before = {name: tensor.detach().clone() for name, tensor in learner.parameters.items()}
+        train_step(learner, full, x, labels)
+        moved.append({name: tensor.detach() - before[name] for name, tensor in learner.parameters.items()})
+    whole, part = moved
+    assert whole["classifier.weight"].abs().max() > 1e-4
+    for name in whole:
+        share = 0.25 if name.startswith("classifier.") else 1.0
+        torch.testing.assert_close(part[name], share * whole[name], rtol=1e-3, atol=1e-7)
+
+
 def test_a_late_start_finds_the_cosine_where_it_was_told_to_be():
     """Of 20 steps subnets join at 16, with half of the cosine behind; ε ramps to the rate of the bent cosine."""
     recipe = tiny_recipe(epochs=5, warmup_fraction=0.8, cosine_at_shrink=0.5, epsilon_ramp=0.5, lr=0.2)
