@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from evidence import Evidence, Result, table
-from rivals import RATES
+from rivals import CHANGES
 from sections import NOT_YET
-from setting import CIFAR10
 
 
 def pipeline(found: Evidence) -> list[str]:
@@ -36,7 +35,6 @@ def pipeline(found: Evidence) -> list[str]:
     slower = ["Int8 takes longer than fp32 on this processor, which has AVX2 and no integer dot products."] * is_slower
     header = ["budget", "multiply-adds", "predicted ms", "fp32 ms", "int8 ms", "torch %"]
     header += [f"{p} over HTTP %" for p in precisions]
-    slow, usual = RATES["mobilenet_v2"], CIFAR10.whole_recipe().lr
     text = [
         f"From `{result['supernet']}` by `{result['command']}`; top-1 on {result['test_images']:,} test",
         f"images. The latency table errs by {error['mape']:.1%} on {error['nets']} held-out nets (worst",
@@ -50,10 +48,10 @@ def pipeline(found: Evidence) -> list[str]:
         f"The shipped files took {', '.join(f'{each:+.1%}' for each in off)} against what was foretold, minutes later",
         "on a shared machine; what changes there between the table and its use is not in the table's own error.",
         "",
-        "Beside networks trained for one budget, on as many images as the supernet saw; MobileNetV2 at a learning",
-        f"rate of {slow:g}, since at the others' {usual:g} it hardly learns (`rivals.py`). One seed each, while",
-        "the supernet is the best of all on validation images, of seeds that differ by points: a lead is in",
-        "part that choice.",
+        "Beside networks trained for one budget, on as many images as the supernet saw; MobileNetV2's classifier at",
+        f"{CHANGES['mobilenet_v2']['classifier_lr']:g} of the learning rate, without which it hardly learns",
+        "([why](decisions/0019-classifier-rate.md)). One seed each, while the supernet is the best of all on",
+        "validation images, of seeds that differ by points: a lead is in part that choice.",
         "",
         *table(["budget", "from the supernet", *RIVALS.values()], rivals),
         "",

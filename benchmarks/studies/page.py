@@ -105,6 +105,7 @@ def page(found: Evidence) -> tuple[str, dict[str, str]]:
         ("Ablations", ("ablations",), sections.ablations(found)),
         ("The start of shrinking", ("shrinking",), with_pictures(sections.shrinking(found))),
         ("Gradients", ("methods/deps-0", "angles"), gradients),
+        ("A larger space", ("larger",), sections.larger(found)),
         ("Other spaces", ("generalisation",), sections.generalisation(found)),
         ("The whole pipeline", ("pipeline", "rivals"), delivery.pipeline(found)),
     ]

@@ -23,6 +23,7 @@ import ablations
 import angles
 import finishes
 import generalisation
+import larger
 import methods
 import rivals
 import shrinking
@@ -45,6 +46,7 @@ ORDER = (
     *("ablations/warmup-0.25", "ablations/warmup-0.75", "ablations/epsilon-off", "ablations/distill-from-start"),
     *("finishes/*-0", "rivals/shipped-*", "rivals/*", "generalisation/*", "ablations/*", "alone/*-1", "methods/*-1"),
     *("methods/ofa-full-0", "alone/*-2", "methods/*-2", "finishes/*"),
+    *("larger/ofa-*", "larger/deps-*", "larger/late-short-*", "larger/*"),
 )
 """What the page gains most by comes first; what no line names comes last."""
 
@@ -54,7 +56,7 @@ USUAL_RATE = 4e9
 
 def all_jobs(setting: Setting) -> list[Job]:
     """Return every job of every study, in the order in which they are done."""
-    studies = (methods, shrinking, angles, finishes, ablations, rivals, generalisation)
+    studies = (methods, shrinking, angles, finishes, ablations, rivals, generalisation, larger)
     listed = [job for study in studies for job in study.jobs(setting)]
 
     def place(job: Job) -> int:

@@ -12,6 +12,7 @@ from evidence import Evidence, Result, first_reaches, mean_top, on_the_way, seco
 from setting import CIFAR10
 
 from deps.ground.units import format_count
+from deps.train.recipes import get_recipe
 
 NAMES = {
     "deps": "DεpS",
@@ -346,21 +347,59 @@ def generalisation(found: Evidence) -> list[str]:
     ]
     text = table(["job", "multiply-adds", "cost, 10¹²", *[f"subnet {i}" for i in range(1, 7)], "mean"], rows)
     families = dict.fromkeys(name.rpartition("-")[0] for name in results)
-    gaps = [_against_ofa(results[f"{f}-deps"], results[f"{f}-ofa"], f) for f in families if f"{f}-ofa" in results]
-    slow = list[str]()
+    both = [family for family in families if f"{family}-ofa" in results]
+    epochs = {results[f"{family}-deps"]["epochs"] for family in both}
+    gaps = [_against_ofa(results[f"{family}-deps"], results[f"{family}-ofa"], family) for family in both]
+    notes = list[str]()
     if "proxyless-slow" in families:
         rate, usual = CIFAR10.families["proxyless-slow"][1]["lr"], CIFAR10.whole_recipe().lr
-        slow += [
+        notes += [
             "",
             f"`proxyless-slow` learns at a rate of {rate:g}; at the others' {usual:g} that space hardly learns.",
         ]
-    return [*text, "", "DεpS against OFA at equal cost, one seed each:", "", *gaps, *slow] if gaps else text
+    if "proxyless-classifier" in families:
+        share = CIFAR10.families["proxyless-classifier"][1]["classifier_lr"]
+        notes += [
+            f"`proxyless-classifier` learns at {usual:g}, its classifier at {share:g} of that: it is what was wrong",
+            "([why](decisions/0019-classifier-rate.md)), and how the recipe `cifar10-proxyless-tiny` trains now.",
+        ]
+    if not gaps:
+        return text
+    told_epochs = " or ".join(map(str, sorted(epochs)))
+    head = f"DεpS ({told_epochs} epochs) against OFA at equal cost, one seed each:"
+    return [*text, "", head, "", *gaps, *notes]
 
 
-def _against_ofa(deps: Result, ofa: Result, family: str) -> str:
-    """Return in words what DεpS gains over OFA."""
-    gaps = [mine - other for mine, other in zip(tops(deps), tops(ofa), strict=True)]
-    return (
-        f"- {family}: smallest {gaps[0]:+.2f}, mean {statistics.mean(gaps):+.2f}, largest {gaps[-1]:+.2f} points "
-        f"({deps['epochs']} epochs of DεpS)"
-    )
+def larger(found: Evidence) -> list[str]:
+    """DεpS beside OFA, and the late one at a part of the cost, where networks are larger."""
+    results = found.by_study.get("larger", {})
+    ofa = results.get("ofa-0")
+    if ofa is None:
+        return [NOT_YET]
+    rows, gaps = [], list[str]()
+    for stem, name in NAMES.items():
+        if run := results.get(f"{stem}-0"):
+            cost, minutes = run["cost"]["flops"], f"{run['seconds'] / 60:.0f}"
+            rows.append([name, f"{run['epochs'] - 1 + run.get('last_epoch', 1.0):g}", f"{cost / 1e12:.1f}", minutes])
+            rows[-1] += [*[f"{top:.2f}" for top in tops(run)], f"{mean_top(run):.2f}"]
+            if run is not ofa:
+                gaps.append(_against_ofa(run, ofa, f"{name} at {cost / ofa['cost']['flops']:.2f} of the cost"))
+    recipe, own = CIFAR10.larger
+    space = CIFAR10.whole_recipe(space=get_recipe(recipe).space, **own).search_space(10)
+    header = ["trained by", "epochs", "cost, 10¹²", "minutes"]
+    header += [f"{subnet['flops'] / 1e6:.2f} M" for subnet in ofa["subnets"]]
+    return [
+        f"Space `{space.name}`, {CIFAR10.larger_epochs} epochs of DεpS; one seed.",
+        "",
+        *table([*header, "mean"], rows),
+        "",
+        "Against OFA:",
+        "",
+        *gaps,
+    ]
+
+
+def _against_ofa(mine: Result, ofa: Result, what: str) -> str:
+    """Return in words what a training gains over OFA."""
+    gaps = [a - b for a, b in zip(tops(mine), tops(ofa), strict=True)]
+    return f"- {what}: smallest {gaps[0]:+.2f}, mean {statistics.mean(gaps):+.2f}, largest {gaps[-1]:+.2f} points"

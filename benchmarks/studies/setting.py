@@ -43,6 +43,9 @@ class Setting:
     families: dict[str, tuple[str, Changes]]
     """Recipe and changes of the other families, for the question whether it generalises."""
 
+    larger: tuple[str, Changes]
+    """Recipe and changes of a larger space of the same family."""
+
     budgets: tuple[str, ...]
     """Multiply-adds of the subnets that are extracted and served, as --flops takes them."""
 
@@ -53,6 +56,9 @@ class Setting:
 
     short_epochs: int = 3
     """Epochs of ablations and of other spaces, which have a base of the same length."""
+
+    larger_epochs: int = 10
+    """Epochs of DεpS in the larger space."""
 
     finish_epochs: int = 1
     """Epochs whose second half is a short finish, see ``finishes.py``."""
@@ -75,10 +81,12 @@ CIFAR10 = Setting(
     seeds=(0, 1, 2),
     budgets=("1.4M", "2M", "2.6M"),
     families={
-        "proxyless": ("cifar10-proxyless-tiny", {"depths": ()}),
-        "proxyless-slow": ("cifar10-proxyless-tiny", {"depths": (), "lr": 0.02}),
+        "proxyless": ("cifar10-proxyless-tiny", {"depths": (), "classifier_lr": 1.0}),
+        "proxyless-slow": ("cifar10-proxyless-tiny", {"depths": (), "classifier_lr": 1.0, "lr": 0.02}),
+        "proxyless-classifier": ("cifar10-proxyless-tiny", {"depths": (), "classifier_lr": 1 / 16}),
         "resnet": ("cifar10-resnet50-narrow", {"depths": ()}),
     },
+    larger=("cifar10-narrow", {"kernels": (3,)}),
 )
 SMOKE = Setting(
     name="smoke",
@@ -92,9 +100,11 @@ SMOKE = Setting(
         "proxyless": ("digits-proxyless", {"kernels": ()}),
         "resnet": ("digits-resnet50", {"kernels": ()}),
     },
+    larger=("digits", {"kernels": ()}),
     watch_images=50,
     calibration_images=64,
     short_epochs=2,
+    larger_epochs=5,
 )
 SETTINGS = {setting.name: setting for setting in (CIFAR10, SMOKE)}
 
