@@ -12,6 +12,23 @@ from deps.ground.files import read_json
 
 Result = dict[str, Any]
 
+NAMES = {
+    "deps": "DεpS",
+    "ofa": "OFA",
+    "bignas": "BigNAS",
+    "compofa": "CompOFA",
+    "ofa-full": "OFA at its own length",
+    "late": "late DεpS",
+    "late-mid": "late DεpS, 0.4 of OFA's own length",
+    "late-short": "late DεpS, a shorter schedule",
+    "late-quarter": "late DεpS, the shortest schedule",
+    "deps-short": "DεpS, a shorter schedule",
+    "lean-short": "lean DεpS, a shorter schedule",
+}
+"""What the page calls each kind of training, by the stem of its jobs."""
+
+NOT_YET = "Not run yet."
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:

@@ -13,10 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import delivery
-import sections
-from evidence import Evidence, mean_top, table, told, tops
+from evidence import NAMES, Evidence, mean_top, table, told, tops
 from run import RESULTS, all_jobs
+from sections import comparison, delivery, dynamics, elsewhere, trials
 from setting import CIFAR10, uniform_subnets
 
 from deps.ground.files import write_text
@@ -94,19 +93,19 @@ def page(found: Evidence) -> tuple[str, dict[str, str]]:
         pictures.update(made[1])
         return made[0]
 
-    gradients = [*with_pictures(sections.gradients(found)), "", *sections.angles(found)]
+    gradients = [*with_pictures(dynamics.gradients(found)), "", *dynamics.angles(found)]
     parts = [
         ("Setting", (), setting_text()),
         ("What is done, and what is not", (), done_text(found)),
-        ("Methods", ("methods", "alone"), with_pictures(sections.methods(found))),
-        ("What was wanted", ("methods",), sections.goals(found)),
-        ("On the way", ("methods",), with_pictures(sections.on_the_way_section(found))),
-        ("Trials of the second half", ("finishes",), sections.finishes(found)),
-        ("Ablations", ("ablations",), sections.ablations(found)),
-        ("The start of shrinking", ("shrinking",), with_pictures(sections.shrinking(found))),
+        ("Methods", ("methods", "alone"), with_pictures(comparison.methods(found))),
+        ("What was wanted", ("methods",), comparison.goals(found)),
+        ("On the way", ("methods",), with_pictures(comparison.on_the_way_section(found))),
+        ("Trials of the second half", ("finishes",), trials.finishes(found)),
+        ("Ablations", ("ablations",), trials.ablations(found)),
+        ("The start of shrinking", ("shrinking",), with_pictures(dynamics.shrinking(found))),
         ("Gradients", ("methods/deps-0", "angles"), gradients),
-        ("A larger space", ("larger",), sections.larger(found)),
-        ("Other spaces", ("generalisation",), sections.generalisation(found)),
+        ("A larger space", ("larger",), elsewhere.larger(found)),
+        ("Other spaces", ("generalisation",), elsewhere.generalisation(found)),
         ("The whole pipeline", ("pipeline", "rivals"), delivery.pipeline(found)),
     ]
     lines = [
@@ -123,7 +122,7 @@ def page(found: Evidence) -> tuple[str, dict[str, str]]:
 def readme_table(found: Evidence) -> str:
     """Return the README's first table, between its marks."""
     rows = []
-    for stem, name in sections.NAMES.items():
+    for stem, name in NAMES.items():
         if runs := found.runs("methods", stem):
             columns = list(zip(*map(tops, runs), strict=True))
             base = found.job("methods", "deps-0")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from evidence import Evidence, Result, table
+from evidence import NOT_YET, Evidence, Result, table
 from rivals import CHANGES
-from sections import NOT_YET
 
 
 def pipeline(found: Evidence) -> list[str]:
