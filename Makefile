@@ -77,7 +77,7 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	MYPYPATH=benchmarks $(BIN)/mypy --disable-error-code misc --no-warn-unused-ignores benchmarks/*.py
+	MYPYPATH=benchmarks $(BIN)/mypy benchmarks/*.py
 	MYPYPATH=benchmarks/studies $(BIN)/mypy benchmarks/studies/*.py
 	$(BIN)/pyright
 

@@ -60,9 +60,9 @@ def generalisation(found: Evidence) -> list[str]:
     both = [family for family in families if f"{family}-ofa" in results]
     epochs = {results[f"{family}-deps"]["epochs"] for family in both}
     gaps = [_against_ofa(results[f"{family}-deps"], results[f"{family}-ofa"], family) for family in both]
-    notes = list[str]()
+    notes, usual = list[str](), CIFAR10.whole_recipe().lr
     if "proxyless-slow" in families:
-        rate, usual = CIFAR10.families["proxyless-slow"][1]["lr"], CIFAR10.whole_recipe().lr
+        rate = CIFAR10.families["proxyless-slow"][1]["lr"]
         notes += [
             "",
             f"`proxyless-slow` learns at a rate of {rate:g}; at the others' {usual:g} that space hardly learns.",
