@@ -6,7 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 800, 380, 60, 48, 34, 230
+PLOT, HEIGHT, LEFT, BOTTOM, TOP = 510, 380, 60, 48, 34
+MARK, LETTER = 50, 7.2
+"""Pixels of the legend: of a line's sample, and of a letter in the widest of the usual fonts."""
+
 COLOURS = ("#0b6bcb", "#d1601b", "#2a8a3e", "#8a3ea8", "#8a6d1b", "#555555", "#c02a5a", "#1b8a8a")
 DASHES = ("", "6 4", "2 3")
 """When the colours are used up they come again, dashed."""
@@ -38,17 +41,20 @@ def line_chart(title: str, across: str, up: str, lines: Mapping[str, Line], spre
     x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
     (x_low, x_high), (y_low, y_high) = (x_ticks[0], x_ticks[-1]), (y_ticks[0], y_ticks[-1])
 
+    edge = LEFT + PLOT
+    width = edge + MARK + math.ceil(LETTER * max(map(len, lines)))
+
     def px(x: float) -> float:
-        return round(LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT), 1)
+        return round(LEFT + (x - x_low) / (x_high - x_low) * PLOT, 1)
 
     def py(y: float) -> float:
         return round(HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - BOTTOM - TOP), 1)
 
-    floor, edge = HEIGHT - BOTTOM, WIDTH - RIGHT
+    floor = HEIGHT - BOTTOM
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}"',
         'font-family="sans-serif" font-size="12">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+        f'<rect width="{width}" height="{HEIGHT}" fill="white"/>',
         f'<text x="{LEFT}" y="20" font-size="14">{escape(title)}</text>',
     ]
     for x in x_ticks:

@@ -27,6 +27,9 @@ NAMES = {
 }
 """What the page calls each kind of training, by the stem of its jobs."""
 
+MAIN = ("deps", "ofa", "bignas", "compofa", "ofa-full", "late", "late-mid", "late-short")
+"""Those that charts and the README show; what was tried besides stands in the page's tables alone."""
+
 NOT_YET = "Not run yet."
 
 

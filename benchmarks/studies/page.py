@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from evidence import NAMES, Evidence, mean_top, table, told, tops
+from evidence import MAIN, NAMES, Evidence, mean_top, table, told, tops
 from run import RESULTS, all_jobs
 from sections import comparison, delivery, dynamics, elsewhere, trials
 from setting import CIFAR10, uniform_subnets
@@ -23,9 +23,6 @@ from deps.profile.flops import count
 
 ROOT = Path(__file__).parents[2]
 PAGE, PICTURES, README = ROOT / "docs" / "results.md", ROOT / "docs" / "results", ROOT / "README.md"
-README_ROWS = ("deps", "ofa", "bignas", "compofa", "ofa-full", "late", "late-mid", "late-short")
-"""Of the methods; what was tried besides stands on the page alone."""
-
 OPEN, CLOSE = "<!-- results: made by benchmarks/studies/page.py -->", "<!-- end of results -->"
 
 
@@ -125,7 +122,7 @@ def page(found: Evidence) -> tuple[str, dict[str, str]]:
 def readme_table(found: Evidence) -> str:
     """Return the README's first table, between its marks."""
     rows = []
-    for stem in README_ROWS:
+    for stem in MAIN:
         if runs := found.runs("methods", stem):
             columns = list(zip(*map(tops, runs), strict=True))
             base = found.job("methods", "deps-0")

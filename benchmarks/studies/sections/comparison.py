@@ -6,6 +6,7 @@ import statistics
 
 from chart import line_chart
 from evidence import (
+    MAIN,
     NAMES,
     NOT_YET,
     Evidence,
@@ -22,6 +23,7 @@ from evidence import (
 CHEAPER = ("deps", "late", "late-mid", "late-short", "late-quarter", "deps-short", "lean-short")
 """Those that are held against rivals that cost ``TIMES`` as much."""
 TIMES = (1.5, 4.5)
+ALONE = "each alone"
 BARS = ("Points are means over seeds, upright bars one standard deviation to either side.", "")
 
 
@@ -50,12 +52,13 @@ def methods(found: Evidence) -> tuple[list[str], dict[str, str]]:
     if any(alone):
         rows.append(_alone(alone, (first or {"cost": {"flops": 1}})["cost"]["flops"]))
         ran = [(x, [100 * r["test_top1"] for r in runs]) for x, runs in zip(flops, alone, strict=True) if runs]
-        lines["each alone"] = [(x, statistics.mean(figures)) for x, figures in ran]
-        spread["each alone"] = [statistics.stdev(figures) if len(figures) > 1 else 0.0 for _, figures in ran]
+        lines[ALONE] = [(x, statistics.mean(figures)) for x, figures in ran]
+        spread[ALONE] = [statistics.stdev(figures) if len(figures) > 1 else 0.0 for _, figures in ran]
     header = ["trained by", "epochs", "multiply-adds of training, DεpS = 1", "minutes"]
     header += [f"{x:.2f} M" for x in flops] + ["mean", "seeds"]
+    shown = {name: line for name, line in lines.items() if name in (ALONE, *(NAMES[stem] for stem in MAIN))}
     picture = line_chart(
-        "Top-1 on 10,000 test images", "multiply-adds of a subnet, millions", "test top-1, %", lines, spread
+        "Top-1 on 10,000 test images", "multiply-adds of a subnet, millions", "test top-1, %", shown, spread
     )
     note = list[str]()
     if any(alone):
@@ -83,7 +86,7 @@ def _alone(alone: list[list[Result]], flops: int) -> list[str]:
     by_seed = zip(*([100 * r["test_top1"] for r in runs] for runs in alone), strict=False)
     mean = told([statistics.mean(six) for six in by_seed]) if len(done) == len(alone) else "–"
     cells = [told([100 * r["test_top1"] for r in runs]) for runs in alone]
-    head = [f"each alone{share}", f"{done[0][0]['epochs']:g}", f"{cost / flops:.3f}", f"{minutes / 60:.0f}"]
+    head = [f"{ALONE}{share}", f"{done[0][0]['epochs']:g}", f"{cost / flops:.3f}", f"{minutes / 60:.0f}"]
     return [*head, *cells, mean, "/".join(map(str, sorted({len(runs) for runs in alone})))]
 
 
@@ -142,7 +145,8 @@ def on_the_way_section(found: Evidence) -> tuple[list[str], dict[str, str]]:
     lines, rows = {}, []
     for stem, name in NAMES.items():
         if result := found.job("methods", f"{stem}-0"):
-            lines[name] = [(x / 1e12, y) for x, y in on_the_way(result)]
+            if stem in MAIN:
+                lines[name] = [(x / 1e12, y) for x, y in on_the_way(result)]
             rows.append([f"{name}, mean of six", *[f"{y:.1f}" for _, y in on_the_way(result)]])
             for role, index in (("smallest", 0), ("largest", -1)):
                 figures = [100 * point["validation_top1"][index] for point in result["curve"]]
