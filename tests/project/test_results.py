@@ -48,11 +48,11 @@ def test_a_changed_number_is_noticed(tmp_path: Path):
 def test_what_is_called_equal_cost_costs_the_same(monkeypatch: pytest.MonkeyPatch):
     """Rivals cost what DεpS does, the late variant its share of it, by the account that trainings keep."""
     monkeypatch.syspath_prepend(str(STUDIES))
-    methods, setting = importlib.import_module("methods"), importlib.import_module("setting")
+    setting = importlib.import_module("setting")
     smoke = setting.SMOKE
 
-    def cost(name: str) -> int:
-        (job,) = (job for job in methods.jobs(smoke) if job.name == name)
+    def cost(name: str, study: str = "methods") -> int:
+        (job,) = (job for job in importlib.import_module(study).jobs(smoke) if job.name == name)
         recipe, changes = job.resolved(smoke)
         return setting.planned_flops(override(get_recipe(recipe), changes), smoke.train_images, 10)
 
@@ -60,6 +60,8 @@ def test_what_is_called_equal_cost_costs_the_same(monkeypatch: pytest.MonkeyPatc
         assert cost(name) == pytest.approx(cost("deps-0"), rel=0.03)
     assert cost("late-short-0") == pytest.approx(cost("deps-0") / 2.5, rel=0.05)
     assert cost("late-mid-0") == pytest.approx(cost("ofa-full-0") / 2.5, rel=0.05)
+    assert cost("ofa-0", "larger") == pytest.approx(cost("deps-0", "larger"), rel=0.03)
+    assert cost("late-short-0", "larger") == pytest.approx(cost("deps-0", "larger") / 2.5, rel=0.05)
 
 
 @pytest.mark.slow
