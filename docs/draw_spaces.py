@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 
 from deps.supernet import ArchSpec, SearchSpace, get_space, space_names
-from deps.supernet.plan import ConvPlan, InvertedPlan, Piece, PoolPlan, output_shape, plan
+from deps.supernet.pieces import ConvPlan, InvertedPlan, Piece, PoolPlan, output_shape
+from deps.supernet.plan import plan
 
 PAGE = Path(__file__).parent / "spaces.md"
 FOLDER = Path(__file__).parent / "spaces"

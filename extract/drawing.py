@@ -12,16 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deps.supernet.plan import (
-    BottleneckPlan,
-    ConvPlan,
-    InvertedPlan,
-    LinearPlan,
-    NetworkPlan,
-    Piece,
-    input_shape,
-    output_shape,
-)
+from deps.supernet.pieces import BottleneckPlan, ConvPlan, InvertedPlan, LinearPlan, Piece, input_shape, output_shape
+from deps.supernet.plan import NetworkPlan
 
 
 class Series(NamedTuple):

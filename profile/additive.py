@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from deps.ground.errors import ArchError, SpaceError
 from deps.profile.designs import chain_widths, designed_genes
-from deps.supernet.plan import Piece, plan
+from deps.supernet.pieces import Piece
+from deps.supernet.plan import plan
 from deps.supernet.sampling import Genes, columns, decode
 from deps.supernet.space import ConvSpec, PoolSpec, SearchSpace
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from deps.ground.errors import LatencyTableError
 from deps.profile.latency import Entry
 from deps.profile.pieces import PieceTime, clock_ms
-from deps.supernet.plan import Piece
+from deps.supernet.pieces import Piece
 
 Array = NDArray[np.float64]
 

@@ -1,7 +1,7 @@
 """What a subnet costs, counted: multiply-adds, parameters, memory; for one architecture or for millions.
 
 The convention is the field's: one FLOP is one multiply-add of a convolution or a linear layer; BatchNorm, activations,
-pools and additions count nothing. Relies on ``plan.py`` for every number.
+pools and additions count nothing. Relies on ``pieces.py`` for every number.
 """
 
 from __future__ import annotations

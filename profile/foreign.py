@@ -21,7 +21,8 @@ from deps.profile.flops import cost_tables
 from deps.profile.latency import Check, Entry, LatencyTable, Session, table_error
 from deps.profile.whole_fit import MIN_SUBNETS, Prices, cross_validate, fit_prices, quantities
 from deps.profile.whole_nets import WholeNets
-from deps.supernet.plan import Piece, plan
+from deps.supernet.pieces import Piece
+from deps.supernet.plan import plan
 from deps.supernet.sampling import columns, decode
 from deps.supernet.space import SearchSpace
 

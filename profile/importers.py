@@ -18,7 +18,7 @@ from deps.ground.errors import FileError, LatencyTableError
 from deps.profile.foreign import pieces_at
 from deps.profile.latency import Entry
 from deps.profile.whole_nets import read_rows
-from deps.supernet.plan import ConvPlan, InvertedPlan, LinearPlan, Piece, PoolPlan
+from deps.supernet.pieces import ConvPlan, InvertedPlan, LinearPlan, Piece, PoolPlan
 from deps.supernet.space import SearchSpace
 
 YAML_SUFFIXES = (".yaml", ".yml")

@@ -22,7 +22,8 @@ from deps.profile.designs import checking_genes, designed_genes
 from deps.serve.manifest import Precision
 from deps.serve.records import plain_from_record, record_from_plain
 from deps.supernet.arch import ArchSpec
-from deps.supernet.plan import LinearPlan, NetworkPlan, Piece, PoolPlan, parameter_shapes, plan
+from deps.supernet.pieces import LinearPlan, Piece, PoolPlan
+from deps.supernet.plan import NetworkPlan, parameter_shapes, plan
 from deps.supernet.sampling import Genes, decode
 from deps.supernet.space import SearchSpace
 

@@ -23,7 +23,8 @@ from deps.profile.energy import Energy
 from deps.profile.levels import Statistic
 from deps.serve.records import plain_from_record, record_from_plain
 from deps.supernet.arch import ArchSpec
-from deps.supernet.plan import Piece, plan
+from deps.supernet.pieces import Piece
+from deps.supernet.plan import plan
 from deps.supernet.sampling import Genes, columns
 from deps.supernet.space import SearchSpace
 

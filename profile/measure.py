@@ -22,7 +22,8 @@ from deps.ground.errors import LatencyTableError
 from deps.profile.backends.base import Backend, Conditions, Loaded, NodeTimes, Sample
 from deps.profile.latency import Clock
 from deps.profile.levels import Levels, Runs, settle
-from deps.supernet.plan import NetworkPlan, Piece
+from deps.supernet.pieces import Piece
+from deps.supernet.plan import NetworkPlan
 
 MIN_VISITS = 6
 """Visits that each net gets at least."""

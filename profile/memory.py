@@ -5,7 +5,8 @@ Relies on ``plan.py``: the peak of a net is that of its hungriest piece, since p
 
 from __future__ import annotations
 
-from deps.supernet.plan import InvertedPlan, LinearPlan, NetworkPlan, Piece
+from deps.supernet.pieces import InvertedPlan, LinearPlan, Piece
+from deps.supernet.plan import NetworkPlan
 
 FLOAT32_BYTES = 4
 

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deps.ground.errors import LatencyTableError
-from deps.supernet.plan import BottleneckPlan, InvertedPlan, NetworkPlan, Piece
+from deps.supernet.pieces import BottleneckPlan, InvertedPlan, Piece
+from deps.supernet.plan import NetworkPlan
 
 Array = NDArray[np.float64]
 

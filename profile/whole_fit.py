@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from deps.ground.console import require
 from deps.ground.errors import LatencyTableError
 from deps.profile.additive import evaluate, tabulate
-from deps.supernet.plan import BottleneckPlan, InvertedPlan, LinearPlan, Piece
+from deps.supernet.pieces import BottleneckPlan, InvertedPlan, LinearPlan, Piece
 from deps.supernet.sampling import Genes
 from deps.supernet.space import SearchSpace
 

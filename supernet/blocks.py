@@ -1,6 +1,6 @@
 """The plain layers that every subnet is made of, each built from its plan; nothing here is elastic.
 
-Relies on ``plan.py`` for shapes. Names of parameters are the plan's: ``expand.conv.weight``, ``depthwise.norm.bias``.
+Relies on ``pieces.py`` for shapes. Names of parameters are the plan's: ``expand.conv.weight``, ``depthwise.norm.bias``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deps.supernet.depthwise import DepthwiseConv2d
-from deps.supernet.plan import BottleneckPlan, ConvPlan, InvertedPlan, LinearPlan, Piece, PoolPlan, SqueezePlan
+from deps.supernet.pieces import BottleneckPlan, ConvPlan, InvertedPlan, LinearPlan, Piece, PoolPlan, SqueezePlan
 from deps.supernet.pointwise import PointwiseConv2d
 
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from deps.supernet.arch import ArchSpec
 from deps.supernet.blocks import module_of
-from deps.supernet.plan import NetworkPlan, Piece, plan
+from deps.supernet.pieces import Piece
+from deps.supernet.plan import NetworkPlan, plan
 from deps.supernet.space import SearchSpace
 
 

@@ -19,17 +19,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deps.ground.console import deps_version
 from deps.ground.errors import ExportError
-from deps.supernet.plan import (
+from deps.supernet.pieces import (
     BottleneckPlan,
     ConvPlan,
     InvertedPlan,
     LinearPlan,
-    NetworkPlan,
     Piece,
     PoolPlan,
     SqueezePlan,
     input_shape,
 )
+from deps.supernet.plan import NetworkPlan
 
 Weights: TypeAlias = Mapping[str, NDArray[Any]]
 

@@ -30,7 +30,8 @@ from torch import Tensor
 
 from deps.ground.errors import CheckpointError
 from deps.supernet.arch import ArchSpec
-from deps.supernet.plan import BottleneckPlan, ConvPlan, InvertedPlan, NetworkPlan, plan
+from deps.supernet.pieces import BottleneckPlan, ConvPlan, InvertedPlan
+from deps.supernet.plan import NetworkPlan, plan
 from deps.supernet.slicing import matrix_name
 from deps.supernet.space import SearchSpace
 from deps.supernet.spaces import get_space, space_names

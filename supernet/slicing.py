@@ -16,7 +16,8 @@ from torch import Tensor
 
 from deps.ground.errors import SpaceError
 from deps.supernet.arch import ArchSpec
-from deps.supernet.plan import InvertedPlan, parameter_shapes, plan
+from deps.supernet.pieces import InvertedPlan
+from deps.supernet.plan import parameter_shapes, plan
 from deps.supernet.space import SearchSpace
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from deps.supernet.arch import ArchSpec
-from deps.supernet.plan import BottleneckPlan, ConvPlan, InvertedPlan, SqueezePlan, plan
+from deps.supernet.pieces import BottleneckPlan, ConvPlan, InvertedPlan, SqueezePlan
+from deps.supernet.plan import plan
 from deps.supernet.space import SearchSpace, round_channels
 
 

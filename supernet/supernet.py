@@ -19,7 +19,8 @@ from torch.func import functional_call
 from deps.ground.errors import CheckpointError
 from deps.supernet.arch import ArchSpec
 from deps.supernet.network import Network, skeleton, with_weights
-from deps.supernet.plan import InvertedPlan, parameter_shapes, plan
+from deps.supernet.pieces import InvertedPlan
+from deps.supernet.plan import parameter_shapes, plan
 from deps.supernet.slicing import matrix_name, slice_weights
 from deps.supernet.sorting import channel_orders, reorder
 from deps.supernet.space import SearchSpace

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from deps.supernet.arch import ArchSpec
-from deps.supernet.plan import InvertedPlan, parameter_shapes, plan
+from deps.supernet.pieces import InvertedPlan
+from deps.supernet.plan import parameter_shapes, plan
 from deps.supernet.slicing import leading_corner, matrix_name
 from deps.supernet.space import SearchSpace
 from deps.supernet.supernet import Supernet, is_statistic

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from deps.ground.errors import LatencyTableError
 from deps.serve.manifest import Precision
-from deps.supernet.plan import NetworkPlan, Piece
+from deps.supernet.pieces import Piece
+from deps.supernet.plan import NetworkPlan
 
 Matrix = NDArray[np.float64]
 

@@ -20,7 +20,8 @@ from deps.profile.backends.base import Conditions, NodeTimes, Sample
 from deps.profile.fingerprint import processor
 from deps.profile.gate import most_runnable, timed
 from deps.serve.targets import Target
-from deps.supernet.plan import NetworkPlan, Piece
+from deps.supernet.pieces import Piece
+from deps.supernet.plan import NetworkPlan
 
 
 def open_backend(conditions: Conditions, target: Target, name: str) -> OnnxRuntimeBackend:

@@ -18,7 +18,8 @@ from deps.profile.fingerprint import gpu, processor
 from deps.profile.gate import timed
 from deps.serve.engines.cudart import load_cudart
 from deps.serve.targets import Target
-from deps.supernet.plan import NetworkPlan, Piece
+from deps.supernet.pieces import Piece
+from deps.supernet.plan import NetworkPlan
 
 PROVIDER = "CUDAExecutionProvider"
 

@@ -22,7 +22,8 @@ from deps.serve.engines.runtimes import load_runtime
 from deps.serve.engines.tensorrt import TensorRTEngine
 from deps.serve.manifest import BatchProfile, EngineFile
 from deps.serve.targets import Target
-from deps.supernet.plan import NetworkPlan, Piece, input_shape, output_elements
+from deps.supernet.pieces import Piece, input_shape, output_elements
+from deps.supernet.plan import NetworkPlan
 
 
 class _Images(NamedTuple):

@@ -18,7 +18,8 @@ from deps.ground.errors import EngineError
 from deps.profile.backends.base import Conditions, NodeTimes, Sample
 from deps.profile.fingerprint import gpu, processor
 from deps.serve.targets import Target
-from deps.supernet.plan import NetworkPlan, Piece, input_shape
+from deps.supernet.pieces import Piece, input_shape
+from deps.supernet.plan import NetworkPlan
 
 if TYPE_CHECKING:
     import torch

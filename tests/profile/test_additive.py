@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from deps.ground.errors import ArchError, SpaceError
 from deps.profile.additive import CHUNK, evaluate, slots, tabulate
 from deps.supernet import ArchSpec, SearchSpace, get_space
-from deps.supernet.plan import Piece, plan
+from deps.supernet.pieces import Piece
+from deps.supernet.plan import plan
 from deps.supernet.sampling import columns, decode, encode, random_genes
 from strategies import SHIPPED, archs, spaces
 

@@ -11,7 +11,8 @@ from deps.ground.errors import LatencyTableError
 from deps.profile.backends.base import Backend, Conditions, Loaded
 from deps.profile.kit import Kit, KitNet
 from deps.profile.measure import MAX_UNSTEADINESS, MIN_VISITS, STRETCHES, MeasureSettings, Net, measure
-from deps.supernet.plan import NetworkPlan, Piece
+from deps.supernet.pieces import Piece
+from deps.supernet.plan import NetworkPlan
 
 
 def net_of(kit: Kit, net: KitNet, *, is_profiled: bool = False) -> Net:

@@ -10,7 +10,8 @@ import pytest
 from deps.profile.memory import activation_bytes, weight_bytes
 from deps.supernet import ArchSpec, SearchSpace, get_space
 from deps.supernet.onnx_graph import onnx_from_subnet
-from deps.supernet.plan import InvertedPlan, parameter_shapes, plan
+from deps.supernet.pieces import InvertedPlan
+from deps.supernet.plan import parameter_shapes, plan
 from deps.supernet.sampling import random_archs
 from strategies import SHIPPED
 

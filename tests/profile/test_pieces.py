@@ -20,7 +20,8 @@ from deps.profile.pieces import (
     undisturbed_ms,
 )
 from deps.supernet import get_space
-from deps.supernet.plan import InvertedPlan, NetworkPlan, Piece, plan
+from deps.supernet.pieces import InvertedPlan, Piece
+from deps.supernet.plan import NetworkPlan, plan
 from deps.supernet.sampling import decode
 
 

@@ -16,7 +16,8 @@ from deps.profile.backends.base import Backend, Loaded, Sample
 from deps.profile.kit import Kit
 from deps.profile.measure import MeasureSettings
 from deps.profile.session import measure_parts
-from deps.supernet.plan import NetworkPlan, Piece
+from deps.supernet.pieces import Piece
+from deps.supernet.plan import NetworkPlan
 
 QUIET = Story(quiet=True)
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from deps.ground.errors import ArchError
 from deps.supernet import ArchSpec, get_space
-from deps.supernet.plan import BottleneckPlan, ConvPlan, InvertedPlan, LinearPlan, block_plan, parameter_shapes, plan
+from deps.supernet.pieces import BottleneckPlan, ConvPlan, InvertedPlan, LinearPlan
+from deps.supernet.plan import block_plan, parameter_shapes, plan
 from deps.supernet.supernet import is_statistic, supernet_shapes
 from strategies import archs, spaces
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deps.supernet import ArchSpec, get_space, slice_weights
-from deps.supernet.plan import InvertedPlan, plan
+from deps.supernet.pieces import InvertedPlan
+from deps.supernet.plan import plan
 from deps.supernet.sorting import sorted_within_rings
 from deps.supernet.supernet import Supernet, is_statistic
 from strategies import SHIPPED, invented_spaces, lived_in
