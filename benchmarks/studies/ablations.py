@@ -23,7 +23,6 @@ WARMUPS = (0.2, 0.25, 0.4, 0.6, 0.75, 0.8)
 CHANGES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("epsilon-off", "subnets at full weight from their first step", {"epsilon_shape": "constant"}),
     ("fan-out", "initial weights by fan-out instead of fan-in", {"initial": "fan-out"}),
-    ("classifier-slow", "the classifier at a sixteenth of the learning rate", {"classifier_lr": 1 / 16}),
     ("distill-from-start", "sandwich and distillation from the first step, with the ramp", {"warmup_fraction": 0.0}),
 )
 

@@ -44,8 +44,8 @@ ORDER = (
     *("methods/*-short-0", "methods/late-*0", "alone/*-0", "angles/*", "shrinking/*"),
     *("methods/deps-*", "methods/late-*", "methods/ofa-[0-9]", "methods/bignas-*", "ablations/base"),
     *("ablations/warmup-0.25", "ablations/warmup-0.75", "ablations/epsilon-off", "ablations/distill-from-start"),
-    *("finishes/*-0", "rivals/shipped-*", "rivals/*", "generalisation/*", "ablations/*", "alone/*-1", "methods/*-1"),
-    *("methods/ofa-full-0", "alone/*-2", "methods/*-2", "finishes/*"),
+    *("finishes/*", "rivals/shipped-*", "rivals/*", "generalisation/*", "ablations/*", "alone/*-1", "methods/*-1"),
+    *("methods/ofa-full-0", "alone/*-2", "methods/*-2"),
     *("larger/ofa-*", "larger/deps-*", "larger/late-short-*", "larger/*"),
 )
 """What the page gains most by comes first; what no line names comes last."""
