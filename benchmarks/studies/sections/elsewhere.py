@@ -42,7 +42,8 @@ def larger(found: Evidence) -> list[str]:
 
 def generalisation(found: Evidence) -> list[str]:
     """DεpS beside OFA in other families, at equal cost."""
-    results = found.by_study.get("generalisation", {})
+    done = found.by_study.get("generalisation", {})
+    results = {f"{f}-{m}": done[f"{f}-{m}"] for f in CIFAR10.families for m in ("deps", "ofa") if f"{f}-{m}" in done}
     if not results:
         return [NOT_YET]
     rows = [
