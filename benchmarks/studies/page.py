@@ -132,6 +132,7 @@ def readme_table(found: Evidence) -> str:
     served = []
     if found.pipeline:
         served = [*delivery.served(found.pipeline), ""]
+    larger = [line for sentence in elsewhere.larger_in_words(found) for line in ("", sentence)]
     header = ["trained by", "training cost", "smallest %", "mean of six %", "largest %", "seeds"]
     text = table(header, rows) if rows else ["No study is finished yet."]
     recipe = CIFAR10.whole_recipe()
@@ -141,7 +142,7 @@ def readme_table(found: Evidence) -> str:
         f"CIFAR-10 on one core, {flops[0]:.1f} to {flops[-1]:.1f} million multiply-adds, top-1 of 10,000 test images; "
         f"a cost of 1 is {recipe.epochs} epochs of the paper's DεpS, late DεpS is a variant of ours"
     )
-    return "\n".join([OPEN, f"{told_} ([all of it](docs/results.md)):", "", *served, *text, CLOSE])
+    return "\n".join([OPEN, f"{told_} ([all of it](docs/results.md)):", "", *served, *text, *larger, CLOSE])
 
 
 def files(found: Evidence, readme: str) -> dict[Path, str]:

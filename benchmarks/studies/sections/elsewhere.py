@@ -40,6 +40,21 @@ def larger(found: Evidence) -> list[str]:
     ]
 
 
+def larger_in_words(found: Evidence) -> list[str]:
+    """Return a sentence on the larger space, for the README; none before all of it is done."""
+    runs = [found.job("larger", f"{stem}-0") for stem in ("ofa", "deps", "late-short")]
+    ofa, deps, late = runs
+    if not ofa or not deps or not late:
+        return []
+    low, high = (ofa["subnets"][index]["flops"] / 1e6 for index in (0, -1))
+    share = late["cost"]["flops"] / deps["cost"]["flops"]
+    return [
+        f"In a space of {low:.1f} to {high:.1f} million multiply-adds, {deps['epochs']} epochs, one seed, mean of six: "
+        f"OFA {mean_top(ofa):.2f} %, DεpS at its cost {mean_top(deps):.2f} %, "
+        f"late DεpS at {share:.2f} of it {mean_top(late):.2f} %.",
+    ]
+
+
 def generalisation(found: Evidence) -> list[str]:
     """DεpS beside OFA in other families, at equal cost."""
     done = found.by_study.get("generalisation", {})
