@@ -9,6 +9,7 @@ from setting import CIFAR10
 
 from deps.ground.units import format_count
 from deps.train.recipes import get_recipe
+from sections.comparison import cheaper
 
 
 def larger(found: Evidence) -> list[str]:
@@ -37,7 +38,17 @@ def larger(found: Evidence) -> list[str]:
         "Against OFA:",
         "",
         *gaps,
+        *_cheaper(results.get("deps-0"), ofa),
     ]
+
+
+def _cheaper(deps: Result | None, ofa: Result) -> list[str]:
+    """Return in words how much less training DεpS needs to OFA's mean, read off its one run."""
+    if deps is None:
+        return []
+    _, wanted, found, is_met = cheaper("OFA", deps, ofa)
+    verdict = "met" if is_met else "**not** met"
+    return [f"- DεpS on the way to the Pareto mean that OFA ends with: {found}; {wanted} was {verdict}"]
 
 
 def larger_in_words(found: Evidence) -> list[str]:
