@@ -3,9 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN ?= runs/digits
 DATA ?= data
+RESULTS ?= runs/studies/results
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet install --constraint constraints.txt
+
+STUDIES := --data $(DATA) --runs runs/studies --results $(RESULTS)
 
 # Every path that has an answer is a file, so a second call finds its work done.
 .PHONY: help install train profile extract serve pipeline test coverage check wheel studies results clean
@@ -16,7 +19,7 @@ help:
 	@echo 'make test       run the tests'
 	@echo 'make coverage   run them and say which lines they reach'
 	@echo 'make check      ruff, mypy, pyright'
-	@echo 'make studies    the evidence of docs/results.md, from CIFAR-10 in DATA=...; days, goes on where it stopped'
+	@echo 'make studies    the evidence of docs/results.md anew into $(RESULTS), from CIFAR-10 in DATA=...; a day, resumes'
 	@echo 'make results    docs/results.md anew from the JSON of the studies'
 	@echo 'make wheel      build the wheel and try it in an environment without torch'
 	@echo 'make clean      remove what the above made, but not $(VENV)'
@@ -85,9 +88,10 @@ wheel: $(VENV)/installed-dev
 	$(BIN)/python scripts/check_wheel.py
 
 studies: $(VENV)/installed
-	$(BIN)/python benchmarks/studies/run.py --data $(DATA) --runs runs/studies
-	$(BIN)/python benchmarks/studies/pipeline.py --data $(DATA) --runs runs/studies
-	$(BIN)/python benchmarks/studies/run.py --data $(DATA) --runs runs/studies --only rivals
+	mkdir -p $(RESULTS)
+	$(BIN)/python benchmarks/studies/run.py $(STUDIES)
+	$(BIN)/python benchmarks/studies/pipeline.py $(STUDIES)
+	$(BIN)/python benchmarks/studies/run.py $(STUDIES) --only rivals
 
 results: $(VENV)/installed
 	$(BIN)/python benchmarks/studies/page.py

@@ -45,8 +45,9 @@ def setting_text() -> list[str]:
         "    python benchmarks/studies/pipeline.py --data DATA --runs FOLDER   # the whole pipeline",
         "    python benchmarks/studies/page.py                                 # this page",
         "",
-        "`run.py --only methods/deps-0` makes one of them. Each job's command, recipe, machine and commit stand in",
-        "`benchmarks/studies/results/STUDY/JOB.json`.",
+        "`run.py --only methods/deps-0` makes one of them. A job whose JSON is there counts as done, as all that are",
+        "committed do: `--results FOLDER` (or `make studies DATA=…`) makes them anew elsewhere. Each supernet's",
+        "command and every job's machine and commit stand in `benchmarks/studies/results/STUDY/JOB.json`.",
     ]
 
 
